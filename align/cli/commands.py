@@ -1,0 +1,104 @@
+"""What all commands share: their common options, and how errors end them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from align.errors import AlignError, Interrupted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+
+
+class WandbMode(StrEnum):
+    """Where W&B runs go."""
+
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped recipe's name (align recipes ls).")
+]
+Stages = Annotated[list[str] | None, typer.Argument(metavar="STAGE", help="Only these, and what they need.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: stages.sft.train.max_steps=10")
+]
+RegistryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        metavar="DIR",
+        help="The registry. Default: $ALIGN_REGISTRY, else what the recipe says, else ./registry",
+    ),
+]
+Force = Annotated[
+    list[str] | None, typer.Option("--force", metavar="STAGE", help="Run this stage again, cached or not.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class Command(TyperCommand):
+    """A command that turns an `AlignError` into its message and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        _log_to_stderr()
+        try:
+            return super().invoke(ctx)
+        except AlignError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            one_line = "\n" not in str(error) and not isinstance(error, Interrupted)
+            _to_stderr(f"error: {error}" if one_line else str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            _to_stderr("interrupted; run the same command again to go on")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def print_json(value: Any) -> None:
+    """The machine's view of a listing, alone on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def console() -> Console:
+    """For tables on stdout; wide where nobody's terminal sets the width."""
+    from rich.console import Console
+
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=120)
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+class _ToStderr(logging.Handler):
+    """Writes plain lines to whatever `sys.stderr` is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _to_stderr(record.getMessage())
+
+
+def _log_to_stderr() -> None:
+    for name in ("align", "reward_models"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(_ToStderr())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

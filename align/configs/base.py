@@ -1,0 +1,247 @@
+"""What every stage configuration shares: strictness, references to other artifacts, training arguments, data.
+
+These classes say what a recipe may contain. They import no torch, so that checking a recipe is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Config(BaseModel):
+    """Immutable, and an unknown key is an error at every depth."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class ReferenceMarker:
+    """Marks a field that names an artifact: a stage, `registry:name@v2`, `hub:org/name@revision`, `path:./dir`."""
+
+
+Reference = Annotated[str, Field(min_length=1), ReferenceMarker()]
+
+RewardSpec = Annotated[str | dict[str, Any], ReferenceMarker()]
+"""What `reward_models.load` understands, with stage names and references where it wants directories.
+
+A string (`toxicity`, `hub:org/classifier`, `my_module:MyReward`, `http://127.0.0.1:8000`) or a mapping whose `model:`
+is such a string (`{model: toxicity, transform: probability}`); lists under `of:` nest further specs.
+"""
+
+
+class DatasetConfig(Config):
+    """Where rows come from, and how they are divided into disjoint parts. Named once under the recipe's `datasets:`."""
+
+    path: str | None = None
+    """A `.jsonl`, `.json` (a list of objects) or `.csv` file."""
+    hub: str | None = None
+    """A data set id on the Hugging Face Hub."""
+    generator: Literal["dialogues", "sentences"] | None = None
+    """The embedded synthetic corpus: nothing to download."""
+    subset: str | None = None
+    """The configuration name of a Hub data set."""
+    revision: str | None = None
+    """The commit or tag of a Hub data set."""
+    split: str | None = None
+    """`train`, `dev`/`validation` or `test`, of a Hub data set or a generator."""
+    size: PositiveInt | None = None
+    """Rows that a generator writes for this split (default: the generator's own)."""
+    seed: int = 0
+    """Of the generator, and of the division into parts."""
+    unique_by: str | None = None
+    """A template such as `{dialogue}`: rows whose rendered key was seen before (ignoring case, punctuation and digits)
+    are dropped."""
+    exclude: DatasetConfig | None = None
+    """Rows whose `unique_by` key also stands in that data set are dropped (so that no evaluation row is trained on)."""
+    parts: dict[str, PositiveInt] | None = None
+    """Disjoint parts by number of rows, drawn once from the shuffled rows: `{train: 3000, judge: 400}`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DatasetConfig:
+        given = [name for name in ("path", "hub", "generator") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of path, hub and generator, but has {given or 'none of them'}")
+        if self.exclude is not None and self.unique_by is None:
+            raise ValueError("`exclude` compares rows by `unique_by`: add it, for example unique_by: '{dialogue}'")
+        return self
+
+
+class SelectionConfig(Config):
+    """Which rows of a data set to take."""
+
+    dataset: DatasetConfig
+    """A name from the recipe's `datasets:`, or a data set written out here."""
+    part: str | None = None
+    """One of the data set's `parts`."""
+    limit: PositiveInt | None = None
+    """At most so many rows, from the front."""
+    where: dict[str, str | float | bool | dict[Literal["min", "max"], float]] = {}
+    """Keep rows whose column equals the value, or lies within `{min: …, max: …}`; dots reach into nested columns."""
+
+    @model_validator(mode="after")
+    def _part_exists(self) -> SelectionConfig:
+        parts = self.dataset.parts or {}
+        if self.part is not None and self.part not in parts:
+            raise ValueError(
+                f"part {self.part!r} is not among the data set's parts: {', '.join(parts) or 'it has none'}"
+            )
+        return self
+
+
+class TextData(SelectionConfig):
+    """Plain text, for pre-training."""
+
+    text: str
+    """A template: `{dialogue}`, `{continuation.text}`; other characters stand for themselves."""
+
+
+class InstructionData(SelectionConfig):
+    """Prompt and completion, for instruction tuning."""
+
+    prompt: str
+    completion: str
+
+
+class PromptData(SelectionConfig):
+    """Prompts alone, for PPO."""
+
+    prompt: str
+
+
+class EvaluationData(SelectionConfig):
+    """Prompts, their references where there are any, and the metrics to take on them."""
+
+    prompt: str
+    reference: str | None = None
+    metrics: list[str] | None = None
+    """Of the stage's metrics, those taken on these rows (default: all)."""
+
+
+class LabelConfig(Config):
+    """How a row's label is read: by its name, through a map of names, or by a threshold on a number."""
+
+    column: str
+    names: dict[str, str] | None = None
+    """From what stands in the column to the label's name: `{"0": nothate, "1": hate}`."""
+    threshold: float | None = None
+    above: str | None = None
+    """The label of rows whose number is above the threshold."""
+    below: str | None = None
+    """The label of the others."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> LabelConfig:
+        by_threshold = [self.threshold, self.above, self.below]
+        if any(part is not None for part in by_threshold):
+            if any(part is None for part in by_threshold) or self.names is not None:
+                raise ValueError("a label by threshold needs threshold, above and below, and no names")
+        return self
+
+
+class LabelledData(SelectionConfig):
+    """Texts with labels, for classifiers. Rows whose label column is null are left out, and counted."""
+
+    text: str
+    label: LabelConfig
+
+
+class TrainConfig(Config):
+    """The `TrainingArguments` of transformers that a recipe may set, under their own names."""
+
+    learning_rate: PositiveFloat = 5e-5
+    num_train_epochs: PositiveFloat = 3.0
+    max_steps: int = -1
+    per_device_train_batch_size: PositiveInt = 8
+    per_device_eval_batch_size: PositiveInt = 32
+    gradient_accumulation_steps: PositiveInt = 1
+    lr_scheduler_type: str = "linear"
+    warmup_steps: NonNegativeFloat = 0
+    """Below 1: a share of all steps."""
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: NonNegativeFloat = 1.0
+    optim: str = "adamw_torch"
+    label_smoothing_factor: Fraction = 0.0
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    logging_steps: PositiveInt = 10
+    save_steps: PositiveInt = 200
+    """A checkpoint to resume from every so many steps."""
+    dataloader_num_workers: NonNegativeInt = 0
+
+
+class LoraSettings(Config):
+    """Low-rank adapters, under peft's names."""
+
+    r: PositiveInt = 16
+    alpha: PositiveInt = 32
+    dropout: Fraction = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class GenerationSettings(Config):
+    """How text is sampled. Complete: nothing is taken from a checkpoint's own `generation_config`."""
+
+    max_new_tokens: PositiveInt = 64
+    do_sample: bool = True
+    temperature: PositiveFloat = 1.0
+    top_k: NonNegativeInt = 0
+    top_p: Fraction = 1.0
+
+
+class StageConfig(Config):
+    """What every kind of stage may be told."""
+
+    kind: str
+    seed: int = 0
+    """Of everything random in the stage (default: the recipe's)."""
+    after: list[str] = []
+    """Stages that must be done before this one starts, although it takes nothing from them."""
+
+    def references(self) -> dict[str, str]:
+        """Each input's place in this configuration (`model`, `models.0`, `reward.of.1`) and what it refers to."""
+        return dict(_references(self))
+
+
+def _references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in type(config).model_fields.items():
+        value, place = getattr(config, name), f"{prefix}{name}"
+        if _is_marked(field.annotation, *field.metadata):
+            yield from _references_in_spec(value, place)
+        elif isinstance(value, BaseModel):
+            yield from _references(value, f"{place}.")
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, BaseModel):
+                    yield from _references(item, f"{place}.{index}.")
+
+
+def _is_marked(*annotations: Any) -> bool:
+    return any(isinstance(part, ReferenceMarker) or _is_marked(*get_args(part)) for part in annotations)
+
+
+def _references_in_spec(spec: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(spec, str):
+        yield place, spec
+    elif isinstance(spec, list):
+        for index, item in enumerate(spec):
+            yield from _references_in_spec(item, f"{place}.{index}")
+    elif isinstance(spec, dict):
+        for key in ("model", "of"):
+            if key in spec:
+                yield from _references_in_spec(spec[key], f"{place}.{key}")

@@ -1,0 +1,128 @@
+"""`kind: ppo`, and `PPOConfig`: one class for the recipe and for the Python API. Names are those of TRL 1.12."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from align.configs.base import Config, Fraction, LoraSettings, PromptData, Reference, RewardSpec, StageConfig
+
+
+class HealthConfig(Config):
+    """When a run is no longer healthy, and what to do then. A threshold that is null is not watched."""
+
+    max_kl: PositiveFloat | None = None
+    """Nats per response from the reference policy, mean of an update."""
+    min_entropy: NonNegativeFloat | None = None
+    """Nats per token; sampling that has become deterministic learns nothing more."""
+    max_length_drift: PositiveFloat | None = None
+    """Mean response length against the first update's: 0.5 allows half to one and a half of it."""
+    max_repetition: Fraction | None = None
+    """Share of repeated 3-grams within responses."""
+    max_clipfrac: Fraction | None = None
+    """Share of tokens whose ratio was clipped."""
+    min_score_std: NonNegativeFloat | None = None
+    """Spread of the scores in an update; a reward that is constant teaches nothing."""
+    action: Literal["warn", "stop"] = "warn"
+    """`stop` ends training and keeps the best policy so far. A NaN always stops."""
+
+
+class PPOConfig(Config):
+    """Everything the PPO engine can be told."""
+
+    total_episodes: PositiveInt | None = None
+    """Responses sampled in the whole training (default: `num_train_epochs` passes over the prompts)."""
+    num_train_epochs: PositiveFloat = 1.0
+    batch_size: PositiveInt = 64
+    """Responses per update, over all processes."""
+    num_ppo_epochs: PositiveInt = 4
+    num_mini_batches: PositiveInt = 1
+    """Optimizer steps in one PPO epoch."""
+    tokens_per_micro_batch: PositiveInt = 8192
+    """Memory bound of one forward and backward pass; gradients of a mini-batch accumulate over its micro-batches."""
+
+    learning_rate: NonNegativeFloat = 3e-6
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: NonNegativeFloat = 0
+    """Updates; below 1 a share of all."""
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: NonNegativeFloat = 1.0
+
+    response_length: PositiveInt = 53
+    """New tokens at most."""
+    temperature: PositiveFloat = 0.7
+    stop_token: Literal["eos"] | None = "eos"
+    missing_eos_penalty: NonNegativeFloat | None = None
+    """Subtracted from the score of a response that ran into `response_length`."""
+
+    kl_coef: NonNegativeFloat = 0.05
+    kl_estimator: Literal["k1"] = "k1"
+    """Per-token log-ratio, in the reward. The other estimators converge elsewhere when placed there."""
+    kl_target: PositiveFloat | None = None
+    """Nats per response: `kl_coef` then adapts to hold this KL (Ziegler et al. 2019, section 2.2)."""
+    kl_horizon: PositiveInt = 10_000
+    """Episodes over which the adaptive coefficient moves."""
+    cliprange: PositiveFloat = 0.2
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Bound of ratio × advantage for negative advantages (Ye et al. 2020)."""
+    vf_coef: NonNegativeFloat = 0.1
+    cliprange_value: PositiveFloat = 0.2
+    entropy_coef: NonNegativeFloat = 0.0
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95
+    whiten_advantages: bool = True
+    whiten_rewards: bool = False
+    reward_scaling: bool = False
+    """Divide scores by the running standard deviation of all scores so far."""
+    reward_clip: PositiveFloat | None = None
+    """Scores are clipped to [-reward_clip, reward_clip] after scaling."""
+
+    eval_steps: PositiveInt = 10
+    """Updates between evaluations on held-out prompts."""
+    save_steps: PositiveInt = 10
+    """Updates between checkpoints to resume from."""
+    save_total_limit: PositiveInt = 2
+    max_eval_kl: PositiveFloat | None = None
+    """KL budget, nats per response: the best policy is the one of highest held-out reward within it."""
+    num_eval_samples: NonNegativeInt = 8
+    """Rows of the sample table."""
+    seed: int = 0
+    health: HealthConfig = HealthConfig()
+
+    @model_validator(mode="after")
+    def _mini_batches_fit(self) -> PPOConfig:
+        if self.batch_size % self.num_mini_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by num_mini_batches {self.num_mini_batches}"
+            )
+        return self
+
+
+class PPOStageConfig(StageConfig):
+    """Train `policy` against `reward` with PPO, staying close to where it started."""
+
+    kind: Literal["ppo"]
+    policy: Reference
+    reward: RewardSpec
+    method: Literal["full", "lora"] = "full"
+    lora: LoraSettings | None = None
+    publish: Literal["merged", "adapter"] = "merged"
+    prompts: list[PromptData] = Field(min_length=1)
+    evaluation_prompts: list[PromptData] = []
+    """Held-out prompts for choosing the best policy (default: a tenth of `prompts`, at most 128, kept aside)."""
+    max_prompt_length: PositiveInt = 512
+    """Longer prompts are dealt with as `long_prompts` says."""
+    long_prompts: Literal["skip", "truncate_left", "error"] = "skip"
+    ppo: PPOConfig = PPOConfig()
+
+    @model_validator(mode="after")
+    def _lora_only_with_lora(self) -> PPOStageConfig:
+        if self.lora is not None and self.method == "full":
+            raise ValueError("`lora:` is set, but method is full: set method: lora, or remove the block")
+        if self.publish == "adapter" and self.method == "full":
+            raise ValueError("publish: adapter needs method: lora")
+        return self

@@ -1,0 +1,49 @@
+"""`kind: pretrain`: a small base model from scratch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from align.configs.base import Config, StageConfig, TextData, TrainConfig
+
+
+class ModelSize(Config):
+    """The shape of the network, under the names that Llama's configuration has."""
+
+    hidden_size: PositiveInt = 128
+    num_hidden_layers: PositiveInt = 4
+    """For T5: so many in the encoder and so many in the decoder."""
+    num_attention_heads: PositiveInt = 4
+    intermediate_size: PositiveInt = 384
+    max_position_embeddings: PositiveInt = 512
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelSize:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+            )
+        return self
+
+
+class TokenizerConfig(Config):
+    """A byte-level BPE tokenizer, trained on the same texts."""
+
+    vocab_size: PositiveInt = Field(default=2000, ge=300)
+    """At most; 256 of these are single bytes, so that every text can be written."""
+
+
+class PretrainConfig(StageConfig):
+    """Train a tokenizer and a language model on plain text."""
+
+    kind: Literal["pretrain"]
+    architecture: Literal["llama", "t5"] = "llama"
+    """`llama`: decoder-only, next-token prediction. `t5`: encoder-decoder, span corruption."""
+    size: ModelSize = ModelSize()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: list[TextData] = Field(min_length=1)
+    max_length: PositiveInt = 256
+    """Tokens in one training block; texts are packed into blocks, each closed by the end-of-text token."""
+    train: TrainConfig = TrainConfig()

@@ -1,0 +1,1 @@
+"""Data sets: reading rows, rendering them into examples, checking them before work starts, the embedded corpus."""

@@ -1,0 +1,157 @@
+"""From rows to what a stage learns from: texts, instructions, prompts, labelled texts, evaluation examples.
+
+Rows are left out, and counted in the log, where a column that is used is null, or where nothing but white space would
+be left of a text that a model must read or write.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from align.configs.base import (
+    EvaluationData,
+    InstructionData,
+    LabelConfig,
+    LabelledData,
+    PromptData,
+    SelectionConfig,
+    TextData,
+)
+from align.data import sources, templates
+from align.data.sources import Row
+from align.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A prompt and the completion that a model should learn to give."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text and its label's name."""
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class EvaluationExample:
+    """A prompt, its reference if it has one, and the metrics to take on it (None: all)."""
+
+    prompt: str
+    reference: str | None
+    metrics: tuple[str, ...] | None
+
+
+def texts(data: Sequence[TextData]) -> list[str]:
+    """Plain texts, in the order of the data."""
+    return [text for one in data for _, (text,) in _rendered(one, [one.text])]
+
+
+def instructions(data: Sequence[InstructionData]) -> list[Instruction]:
+    """Prompts and completions, in the order of the data."""
+    return [Instruction(*pair) for one in data for _, pair in _rendered(one, [one.prompt, one.completion])]
+
+
+def prompts(data: Sequence[PromptData]) -> list[str]:
+    """Prompts alone, in the order of the data."""
+    return [prompt for one in data for _, (prompt,) in _rendered(one, [one.prompt])]
+
+
+def evaluation(data: Sequence[EvaluationData]) -> list[EvaluationExample]:
+    """Prompts with references where the data has them, in the order of the data."""
+    examples: list[EvaluationExample] = []
+    for one in data:
+        metrics = None if one.metrics is None else tuple(one.metrics)
+        wanted = [one.prompt] if one.reference is None else [one.prompt, one.reference]
+        for _, (prompt, *reference) in _rendered(one, wanted):
+            examples.append(EvaluationExample(prompt, reference[0] if reference else None, metrics))
+    return examples
+
+
+def labelled(data: Sequence[LabelledData]) -> list[Labelled]:
+    """Texts with labels, in the order of the data.
+
+    Raises:
+        UsageError: a label that `names` does not map (says which values stand in the data), or one that is no number
+            where the label is read by a threshold.
+    """
+    examples: list[Labelled] = []
+    for one in data:
+        rows = list(_rendered(one, [one.text], label=one.label.column))
+        place = sources.place(one.dataset)
+        labels = _labels([templates.lookup(row, one.label.column) for row, _ in rows], one.label, place)
+        found = [Labelled(text, label) for (_, (text,)), label in zip(rows, labels, strict=True) if label is not None]
+        if not found:
+            raise UsageError(f"{place}: column {one.label.column!r} holds no label in any of {len(rows)} rows")
+        if len(found) < len(rows):
+            logger.info("%s: %d rows without a label left out", place, len(rows) - len(found))
+        examples += found
+    return examples
+
+
+def _rendered(
+    data: SelectionConfig, wanted: Sequence[str], label: str | None = None
+) -> Iterator[tuple[Row, list[str]]]:
+    """Each selected row with its rendered templates; rows that lack one are left out."""
+    place = sources.place(data.dataset)
+    rows = sources.select(data)
+    used = [column for template in wanted for column in templates.columns(template)]
+    sources.require_columns(rows, [*used, *([label] if label else [])], place)
+    left = 0
+    for row in rows:
+        texts = [templates.render(template, row) for template in wanted]
+        complete = [text for text in texts if text is not None and text.strip()]
+        if len(complete) < len(wanted):
+            continue
+        _require_encodable(complete, place)
+        left += 1
+        yield row, complete
+    if left == 0:
+        raise UsageError(f"{place}: in none of {len(rows)} rows is there text for {' and '.join(map(repr, wanted))}")
+    if left < len(rows):
+        logger.info("%s: %d of %d rows left out: no text in %s", place, len(rows) - left, len(rows), ", ".join(used))
+
+
+def _require_encodable(texts: Sequence[str], place: str) -> None:
+    """JSON may spell half a surrogate pair; no tokenizer takes it."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{place}: a text holds half a character (a lone surrogate) at {error.start}: {text[:40]!a}…; repair it"
+            ) from error
+
+
+def _labels(values: Sequence[object], label: LabelConfig, place: str) -> list[str | None]:
+    """The names of labels; None where there is no label."""
+    if label.threshold is not None:
+        try:
+            numbers = [sources.number(value) for value in values]
+        except ValueError as error:
+            raise UsageError(f"{place}: column {label.column!r} needs numbers for a threshold, but: {error}") from error
+        return [None if one is None else label.above if one > label.threshold else label.below for one in numbers]
+    spellings = [None if value is None or value == "" else sources.spelled(value) for value in values]
+    if label.names is None:
+        return spellings
+    names = {sources.spelled(key): name for key, name in label.names.items()}
+    if unknown := {spelling for spelling in spellings if spelling is not None} - names.keys():
+        found = sorted({spelling for spelling in spellings if spelling is not None})
+        raise UsageError(
+            f"{place}: label.names says nothing of {_listed(sorted(unknown))} in column {label.column!r}; "
+            f"the column holds: {_listed(found)}"
+        )
+    return [None if spelling is None else names[spelling] for spelling in spellings]
+
+
+def _listed(values: Sequence[str], most: int = 10) -> str:
+    return ", ".join(map(repr, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")

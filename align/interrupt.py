@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM end a stage after a checkpoint instead of in the middle of a step.
+
+The first signal only sets a flag, which a stage looks at when a step is done; the second leaves at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from align.errors import Interrupted
+
+_received: int | None = None
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Within, SIGINT and SIGTERM are noted rather than obeyed; the previous handlers come back afterwards.
+
+    Only the main thread may set handlers: in any other this does nothing.
+    """
+    global _received
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _received = None
+    previous = {number: signal.signal(number, _note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _received = None
+
+
+def requested() -> int | None:
+    """The number of the signal that asks the stage to end, if one came."""
+    return _received
+
+
+def raise_if_requested(state: str = "the last checkpoint is kept") -> None:
+    """End the stage if a signal came. To be called where everything worth keeping is on disk.
+
+    Raises:
+        Interrupted: with the signal's exit code; `state` says what was kept.
+    """
+    if _received is not None:
+        name = signal.Signals(_received).name
+        raise Interrupted(_received, f"interrupted by {name}; {state}. Run the same command again to go on.")
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _received
+    if _received is not None:
+        os._exit(128 + number)
+    _received = number
+    # Not print(): the signal may have arrived in the middle of another write to the same buffer.
+    os.write(2, b"\nstopping after this step, with a checkpoint (once more to leave at once)\n")

@@ -1,0 +1,1 @@
+"""Measurements as pure functions: overlap, diversity, classification, and the intervals around them."""

@@ -1,0 +1,92 @@
+"""How good a classifier is: accuracy, macro-F1, the area under the ROC curve, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from align.workspace import Interval
+
+
+def accuracy(labels: Sequence[str], predictions: Sequence[str]) -> float:
+    """Share of rows where the prediction is the label."""
+    _require_pairs(labels, predictions)
+    return sum(label == prediction for label, prediction in zip(labels, predictions, strict=True)) / len(labels)
+
+
+def macro_f1(labels: Sequence[str], predictions: Sequence[str]) -> float:
+    """Mean over classes of F1, each class counting alike; a class that is never predicted has 0."""
+    from sklearn.metrics import f1_score  # brings scipy: a second
+
+    _require_pairs(labels, predictions)
+    return float(f1_score(list(labels), list(predictions), average="macro", zero_division=0))
+
+
+def roc_auc(positive: Sequence[bool], scores: Sequence[float]) -> float:
+    """Chance that a positive row scores above a negative one; a tie counts half.
+
+    Raises:
+        ValueError: only one class is there, or a score is not finite.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    _by_class(positive, scores)
+    return float(roc_auc_score(list(positive), list(scores)))
+
+
+def roc_auc_interval(
+    positive: Sequence[bool], scores: Sequence[float], *, seed: int = 0, samples: int = 2000
+) -> Interval:
+    """`roc_auc` with its 95 % bootstrap interval. Each class is resampled within itself, so that both always stay.
+
+    Raises:
+        ValueError: as `roc_auc`.
+    """
+    ups, downs = _by_class(positive, scores)
+    rng = np.random.default_rng(seed)
+    areas = [
+        _area(ups[rng.integers(len(ups), size=len(ups))], downs[rng.integers(len(downs), size=len(downs))])
+        for _ in range(samples)
+    ]
+    low, high = np.percentile(areas, (2.5, 97.5))
+    return Interval(roc_auc(positive, scores), float(low), float(high), len(positive))
+
+
+def expected_calibration_error(correct: Sequence[bool], confidences: Sequence[float], bins: int = 10) -> float:
+    """Mean distance between how sure a classifier was and how often it was right, over bins of equal width.
+
+    Args:
+        correct: Whether each row's predicted class was its label.
+        confidences: The probability that was given to the predicted class.
+        bins: Of confidence, from 0 to 1; each weighs as many rows as fall into it.
+    """
+    _require_pairs(correct, confidences)
+    hits, sure = np.asarray(correct, dtype=np.float64), np.asarray(confidences, dtype=np.float64)
+    if not ((sure >= 0) & (sure <= 1)).all():
+        raise ValueError("a confidence is a probability, from 0 to 1")
+    which = np.minimum((sure * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(which, weights=hits - sure)).sum() / len(hits))
+
+
+def _area(ups: NDArray[np.float64], downs: NDArray[np.float64]) -> float:
+    """The Mann-Whitney statistic: what `roc_auc` is, fast enough for thousands of resamples."""
+    downs = np.sort(downs)
+    ranks = np.searchsorted(downs, ups, side="left") + np.searchsorted(downs, ups, side="right")
+    return float(ranks.mean() / (2 * len(downs)))
+
+
+def _by_class(positive: Sequence[bool], scores: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    _require_pairs(positive, scores)
+    numbers, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if not np.isfinite(numbers).all():
+        raise ValueError("ROC AUC of scores that are not finite")
+    if is_positive.all() or not is_positive.any():
+        raise ValueError(f"ROC AUC needs both classes, but all {len(positive)} rows are of one")
+    return numbers[is_positive], numbers[~is_positive]
+
+
+def _require_pairs(left: Sequence[object], right: Sequence[object]) -> None:
+    if len(left) == 0 or len(left) != len(right):
+        raise ValueError(f"needs as many rows on both sides, and at least one, not {len(left)} and {len(right)}")

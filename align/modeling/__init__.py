@@ -1,0 +1,1 @@
+"""Loading, sampling from and saving models."""

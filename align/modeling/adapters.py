@@ -1,0 +1,44 @@
+"""Low-rank adapters: put on, saved and merged."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import cast
+
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import PreTrainedModel
+
+from align.configs.base import LoraSettings
+from align.modeling.export import edit_json
+
+
+def attach(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+    """The model with fresh adapters, which alone train. Initialised from torch's global generator: seed it before."""
+    task = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    lora = LoraConfig(
+        task_type=task,
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks for an attribute that transformers renames.
+        return get_peft_model(model, lora)
+
+
+def save_adapter(model: PeftModel, directory: Path) -> None:
+    """Write the adapter alone: the same bytes for the same adapter, and no path of this machine."""
+    model.save_pretrained(str(directory), save_embedding_layers=False)
+    (directory / "README.md").unlink(missing_ok=True)
+    settings = directory / "adapter_config.json"
+    targets = json.loads(settings.read_text(encoding="utf-8"))["target_modules"]
+    # peft keeps the targets as a set, whose order changes with Python's hash seed.
+    edit_json(settings, base_model_name_or_path="", target_modules=sorted(targets))
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The model with its adapter added into the weights. Consumes `model`."""
+    return cast(PreTrainedModel, model.merge_and_unload(safe_merge=True))

@@ -1,0 +1,113 @@
+"""Checkpoints to resume from: complete and unchanged, or not used at all.
+
+Libraries load a checkpoint that lacks a file or has a flipped bit without a word, and go on with other results. So
+the last thing written into a checkpoint is a list of its files with their hashes, and nothing is resumed from without
+checking it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+MARKER = "COMPLETE.json"
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Write sizes and hashes of all files of a checkpoint, once everything is safely on disk."""
+    files = {name: _measured(checkpoint / name, to_disk=True) for name in _names(checkpoint)}
+    partial = checkpoint / f"{MARKER}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(files, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(checkpoint / MARKER)
+    _sync_directory(checkpoint)
+    _sync_directory(checkpoint.parent)
+
+
+@contextmanager
+def new_checkpoint(directory: Path, step: int, keep: int) -> Iterator[Path]:
+    """A directory to write the checkpoint of `step` into; put in its place when complete, and older ones removed."""
+    final, partial = directory / f"checkpoint-{step}", directory / f"partial-checkpoint-{step}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    mark_complete(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    _sync_directory(directory)
+    for old in sorted(_checkpoints(directory), key=step_of)[:-keep]:
+        shutil.rmtree(old)
+
+
+def newest_complete_checkpoint(directory: Path) -> Path | None:
+    """The `checkpoint-<step>` of the highest step whose files are all there and unchanged.
+
+    A newer one that is not is set aside as `damaged-checkpoint-<step>`, with a warning.
+    """
+    for checkpoint in sorted(_checkpoints(directory), key=step_of, reverse=True):
+        problem = _problem(checkpoint)
+        if problem is None:
+            return checkpoint
+        aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+        logger.warning("%s cannot be resumed from (%s): set aside as %s", checkpoint.name, problem, aside.name)
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a `checkpoint-<step>`."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        return []
+    return [path for path in directory.iterdir() if path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)]
+
+
+def _problem(checkpoint: Path) -> str | None:
+    try:
+        expected = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "the run ended while it was being written"
+    except ValueError:
+        return f"{MARKER} is damaged"
+    for name, measure in expected.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if _measured(checkpoint / name) != measure:
+            return f"{name} has changed"
+    return None
+
+
+def _names(checkpoint: Path) -> list[str]:
+    paths = (path for path in checkpoint.rglob("*") if path.is_file())
+    return sorted(path.relative_to(checkpoint).as_posix() for path in paths if not path.name.startswith(MARKER))
+
+
+def _measured(path: Path, *, to_disk: bool = False) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        if to_disk:
+            os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,176 @@
+"""Loading tokenizers, language models and classifiers from directories. Never runs code that a directory brings."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from align.errors import UsageError
+
+disable_progress_bar()  # A bar for every loading and saving would run through the stages' own.
+
+Loaded = TypeVar("Loaded")
+
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
+"""What libraries raise for a directory, or a name on the Hub, that is not what it should be."""
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory, with a pad token, padding on the right.
+
+    Where the tokenizer has none, an existing token stands in (unknown, else end-of-text), so that no embedding is
+    added; masks are made from lengths everywhere, never from where the pad token is.
+
+    Raises:
+        UsageError: where the directory holds no tokenizer.
+    """
+    tokenizer = _attempt(
+        lambda: AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False),
+        f"{directory} holds no tokenizer that can be loaded",
+    )
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UsageError(f"{directory}: the tokenizer has neither a pad, an unknown nor an end-of-text token")
+    return tokenizer
+
+
+def load_config(directory: Path) -> PretrainedConfig:
+    """The configuration of a model directory.
+
+    Raises:
+        UsageError: where the directory holds no model.
+    """
+    if not (directory / "config.json").is_file():
+        held = ", ".join(sorted(path.name for path in directory.glob("*"))[:8]) if directory.is_dir() else "nothing"
+        raise UsageError(f"{directory} is no model directory: it has no config.json (it holds {held or 'nothing'})")
+    return _attempt(
+        lambda: AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False),
+        f"{directory}/config.json describes no model that transformers knows",
+    )
+
+
+def load_causal_or_seq2seq(
+    directory: Path, *, base: Path | None = None, dropout: float | None = None, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A language model, decoder-only or encoder-decoder as its configuration says, in evaluation mode.
+
+    Args:
+        directory: A model; or a peft adapter alone, which is merged into `base`.
+        base: What the adapter was trained on.
+        dropout: Overrides every dropout rate of the configuration.
+        dtype: Of the weights, whatever they are stored as: training needs float32.
+
+    Raises:
+        UsageError: where the directory holds no language model, or an adapter without `base`.
+    """
+    if is_adapter(directory):
+        return _with_adapter(directory, base, dropout, dtype)
+    config = load_config(directory)
+    if dropout is not None:
+        set_dropout(config, dropout)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model: PreTrainedModel = _attempt(
+        lambda: auto.from_pretrained(
+            str(directory), config=config, dtype=dtype, local_files_only=True, trust_remote_code=False
+        ),
+        f"{directory} holds no language model that can be loaded",
+    )
+    return model.eval()
+
+
+def load_classifier(directory: Path, labels: Sequence[str], *, dropout: float | None = None) -> PreTrainedModel:
+    """A sequence classifier on the body of any model: decoder-only, T5 or encoder. Float32.
+
+    A head that the body lacks is initialised from torch's global generator: seed it before.
+
+    Args:
+        directory: The model that gives the body.
+        labels: Their names, in the order of the classifier's outputs.
+        dropout: Overrides every dropout rate of the configuration.
+
+    Raises:
+        UsageError: where the directory holds no model that can become a classifier.
+    """
+    config = load_config(directory)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    if dropout is not None:
+        set_dropout(config, dropout)
+    model: PreTrainedModel = _attempt(
+        lambda: AutoModelForSequenceClassification.from_pretrained(
+            str(directory),
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        ),
+        f"{directory} holds no model that can become a classifier",
+    )
+    return model
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds a peft adapter and no model of its own."""
+    return (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file()
+
+
+def set_dropout(config: PretrainedConfig, rate: float) -> None:
+    """Set every dropout rate that a configuration has (each architecture has its own names for them)."""
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop") or name.endswith("drop_rate")) and isinstance(value, float):
+            setattr(config, name, rate)
+
+
+def parameter_count(model: torch.nn.Module, *, trainable: bool = False) -> int:
+    """Number of parameters, tied ones once."""
+    return sum(part.numel() for part in model.parameters() if part.requires_grad or not trainable)
+
+
+def _with_adapter(directory: Path, base: Path | None, dropout: float | None, dtype: torch.dtype) -> PreTrainedModel:
+    if base is None:
+        settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        name = settings.get("base_model_name_or_path") or "unknown"
+        raise UsageError(
+            f"{directory} holds an adapter alone (of base model: {name}), and its base was not given; "
+            "publish it with `publish: merged` to use it as a model"
+        )
+    from peft import PeftModel
+
+    model = load_causal_or_seq2seq(base, dropout=dropout, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks for an attribute that transformers renames.
+        adapted: Any = _attempt(
+            lambda: PeftModel.from_pretrained(model, str(directory)), f"the adapter in {directory} does not fit {base}"
+        )
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged.eval()
+
+
+def _attempt(load: Callable[[], Loaded], complaint: str) -> Loaded:
+    """What `load` returns; whatever transformers raises for a bad directory becomes one clear error."""
+    try:
+        return load()
+    except LOADING_ERRORS as error:
+        reason = str(error).strip().splitlines()
+        raise UsageError(f"{complaint}: {reason[0] if reason else type(error).__name__}") from error

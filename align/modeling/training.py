@@ -1,0 +1,206 @@
+"""What every stage that trains with a Hugging Face trainer shares: arguments, resuming, progress, stopping."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch.utils.data import Dataset, Sampler
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from align import interrupt
+from align.configs.base import TrainConfig
+from align.errors import AlignError
+from align.modeling.checkpoints import mark_complete, newest_complete_checkpoint, step_of
+from align.progress import Advance, track
+from align.tracking import Tracker
+from align.workspace import Workspace
+
+Row = Mapping[str, Sequence[int]]
+Collate = Callable[[list[Any]], dict[str, Any]]
+
+IGNORED = -100
+"""The label of a token that is not in the loss."""
+
+
+def training_arguments(train: TrainConfig, workspace: Workspace, seed: int) -> TrainingArguments:
+    """The trainer's arguments: a recipe's `train:`, checkpoints in the workspace, and nothing that talks or asks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # `gradient_checkpointing` has a new name in some versions.
+        return TrainingArguments(
+            **train.model_dump(),
+            output_dir=str(workspace.checkpoints),
+            seed=seed,
+            data_seed=seed,
+            save_strategy="steps",
+            save_total_limit=2,
+            eval_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            logging_nan_inf_filter=False,
+            use_cpu=not torch.accelerator.is_available(),
+            dataloader_pin_memory=torch.accelerator.is_available(),
+        )
+
+
+def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: str) -> float:
+    """Train to the end, going on from the newest complete checkpoint. Returns the mean training loss.
+
+    Raises:
+        Interrupted: after a checkpoint, where a signal asked to end.
+        AlignError: where the loss is no longer finite, or memory ran out.
+    """
+    checkpoint = newest_complete_checkpoint(workspace.checkpoints)
+    trainer.remove_callback(PrinterCallback)  # It prints to stdout, which belongs to results.
+    with ExitStack() as shown:
+        trainer.add_callback(_Companion(description, step_of(checkpoint) if checkpoint else 0, tracker, shown))
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError as error:
+            raise AlignError(
+                f"{description}: out of memory. Lower train.per_device_train_batch_size and raise "
+                "train.gradient_accumulation_steps by the same factor, or set train.gradient_checkpointing"
+            ) from error
+    if trainer.state.global_step < trainer.state.max_steps:
+        interrupt.raise_if_requested(f"a checkpoint of step {trainer.state.global_step} was saved")
+    return _mean_loss(trainer.state)
+
+
+def completion_loss(
+    model: PreTrainedModel, rows: Sequence[Any], collate: Collate, batch_size: int
+) -> tuple[float, int]:
+    """Mean cross entropy of all labelled tokens, and their number. Each token counts the same, whatever its batch."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total, tokens = 0.0, 0
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch_size):
+            members = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
+            batch = send_to_device(collate(members), device)
+            labels = batch["labels"] if model.config.is_encoder_decoder else batch["labels"][:, 1:]
+            count = int((labels != IGNORED).sum())
+            if count:
+                total += float(model(**batch).loss) * count
+                tokens += count
+    model.train(was_training)
+    return total / max(tokens, 1), tokens
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Batches of rows of like length in random order, so that little is padded.
+
+    The order depends on `(seed, epoch)` alone, which makes it the same in a resumed run; that of transformers draws
+    from the global generator.
+    """
+
+    MOST_BATCHES_SORTED_TOGETHER = 50
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        shuffled = torch.randperm(len(self.lengths), generator=generator).tolist()
+        # At least four windows: sorted as a whole, the rows would make the same batches in every epoch.
+        together = min(len(shuffled) // (4 * self.batch_size), self.MOST_BATCHES_SORTED_TOGETHER)
+        window = self.batch_size * max(together, 1)
+        by_length: list[int] = []
+        for start in range(0, len(shuffled), window):
+            by_length += sorted(shuffled[start : start + window], key=lambda index: -self.lengths[index])
+        batches = [by_length[start : start + self.batch_size] for start in range(0, len(by_length), self.batch_size)]
+        # A batch that is not full has to stay last: whoever cuts this order into batches counts off full ones.
+        full = len(batches) - (len(batches[-1]) < self.batch_size)
+        for place in [*torch.randperm(full, generator=generator).tolist(), *range(full, len(batches))]:
+            yield from batches[place]
+
+
+class GroupedByLength:
+    """Mixed into a trainer: training rows (with `input_ids`) come grouped by length."""
+
+    args: TrainingArguments
+    train_dataset: Any
+
+    def _get_train_sampler(self, train_dataset: Dataset[Row] | None = None) -> Sampler[int]:
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGroupedSampler([len(row["input_ids"]) for row in rows], self.args.train_batch_size, self.args.seed)
+
+
+class _Companion(TrainerCallback):  # type: ignore[misc]
+    """Shows progress, tells the tracker, completes checkpoints, and stops for a signal or a loss gone wrong."""
+
+    def __init__(self, description: str, initial: int, tracker: Tracker, shown: ExitStack) -> None:
+        self.description, self.initial, self.tracker, self.shown = description, initial, tracker, shown
+        self.advance: Advance | None = None
+        self.loss: dict[str, float] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.advance = self.shown.enter_context(track(self.description, state.max_steps, self.initial))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        gradients = [part.grad for part in model.parameters() if part.grad is not None]
+        if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+            raise AlignError(
+                f"{self.description}: the loss is no longer finite at step {state.global_step + 1}. "
+                f"A lower train.learning_rate than {args.learning_rate:g} or more train.warmup_steps usually help"
+            )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self.advance is not None:
+            self.advance(1, **self.loss)
+        if interrupt.requested() is not None:
+            control.should_save = control.should_training_stop = True
+        # The trainer forgets the loss since the last log when it is resumed, so that is logged with each checkpoint.
+        control.should_log = control.should_log or control.should_save
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self.loss = {"loss": logs["loss"]}
+            self.tracker.log({f"train/{name}": value for name, value in logs.items()}, state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def _mean_loss(state: TrainerState) -> float:
+    """Mean over all steps, also those before a resume. Each logged loss is the mean since the log before."""
+    total, last = 0.0, 0
+    for entry in state.log_history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last)
+            last = entry["step"]
+    return total / max(last, 1)

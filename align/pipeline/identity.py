@@ -1,0 +1,201 @@
+"""What decides whether a stage must run again, computed without importing anything that computes.
+
+A fingerprint is the sha256 of the canonical JSON of a stage's identity: its resolved configuration, the fingerprints or
+digests of its inputs, the content of its data, and what about the machine changes results. Paths are no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from align.configs import FORMAT_VERSIONS, StageConfig
+from align.configs.base import DatasetConfig
+from align.configs.base_model import BaseModelConfig
+from align.data import sources
+from align.recipe import parse_reference
+from align.registry import files
+
+COMPUTING = ("torch", "transformers", "peft", "trl", "tokenizers")
+"""Libraries whose major version decides what a stage computes."""
+RECORDED = (*COMPUTING, "align-rlhf", "accelerate", "datasets", "safetensors")
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Sha256 of the canonical JSON of a stage's identity, in hex."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def stage_identity(
+    config: StageConfig, inputs: Mapping[str, str], data: Mapping[str, str], as_written: Mapping[str, str]
+) -> dict[str, Any]:
+    """Everything that a stage's result depends on.
+
+    Args:
+        inputs: the place of each reference in the configuration -> what pins it.
+        data: the place of each data set in the configuration -> its content's fingerprint.
+        as_written: from values with environment variables filled in to the recipe's own words.
+    """
+    resolved = portable(config, as_written)
+    del resolved["after"]
+    for place, content in data.items():
+        _set(resolved, place, content)
+    if isinstance(config, BaseModelConfig) and Path(config.model).expanduser().is_dir():
+        resolved["model"] = directory_digest(Path(config.model).expanduser())
+    return {
+        "kind": config.kind,
+        "format": FORMAT_VERSIONS[config.kind],
+        "config": resolved,
+        "inputs": dict(inputs),
+        **machine(),
+    }
+
+
+def data_fingerprints(config: StageConfig) -> dict[str, str]:
+    """The place of each data set in the configuration (`data.0.dataset`) -> the fingerprint of its content.
+
+    Raises:
+        UsageError: a file is missing.
+    """
+    return {place: sources.fingerprint(dataset) for place, dataset in _datasets(config)}
+
+
+def portable(config: StageConfig, as_written: Mapping[str, str]) -> dict[str, Any]:
+    """The resolved configuration as a manifest keeps it: without a path of this machine.
+
+    What came from an environment variable stands as the recipe wrote it; any other absolute path is its last part.
+    """
+
+    def reduced(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: reduced(item, name) for name, item in value.items()}
+        if isinstance(value, list):
+            return [reduced(item, key) for item in value]
+        if not isinstance(value, str):
+            return value
+        if value in as_written:
+            return as_written[value]
+        scheme, directory = ("path:", value[5:]) if value.startswith("path:") else ("", value)
+        is_path = scheme or key in ("path", "model")
+        return scheme + Path(directory).name if is_path and directory.startswith(("/", "~")) else value
+
+    result: dict[str, Any] = reduced(config.model_dump(mode="json"))
+    return result
+
+
+def outside_digest(reference: str) -> str:
+    """What pins a reference to something that is no artifact: a directory's content, a Hub revision, a module's source.
+
+    Raises:
+        FileNotFoundError: the directory or module does not exist; the message says which.
+    """
+    parsed = parse_reference(reference)
+    if parsed.kind == "path":
+        directory = Path(parsed.name).expanduser()
+        if not directory.is_dir():
+            raise FileNotFoundError(f"there is no directory {parsed.name} (looked from {Path.cwd()})")
+        return directory_digest(directory)
+    if parsed.kind == "hub":
+        return f"hub:{parsed.name}@{parsed.version or 'main'}"
+    if parsed.kind == "other" and not reference.startswith(("http://", "https://")):
+        return _module_digest(reference)
+    return reference
+
+
+def directory_digest(directory: Path) -> str:
+    """Sha256 over the names and contents of all files below a directory."""
+    content = {name: files.sha256(directory / name) for name, _ in files.entries(directory)}
+    return fingerprint(content)
+
+
+def machine() -> dict[str, Any]:
+    """What about this machine changes results: the class of device, threads, the major versions of libraries."""
+    return {
+        "device": device(),
+        "threads": threads(),
+        "libraries": {name: _version(name).partition(".")[0] for name in COMPUTING},
+    }
+
+
+def device() -> str:
+    """`cuda` or `cpu`, found out without importing torch."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    return "cpu" if hidden or not Path("/proc/driver/nvidia/version").exists() else "cuda"
+
+
+def threads() -> int:
+    """How many threads torch is told to use: `OMP_NUM_THREADS`, else the CPUs that this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment(data: Mapping[str, str]) -> dict[str, Any]:
+    """What a manifest says about how an artifact was made."""
+    return {
+        **machine(),
+        "data": dict(data),
+        "packages": {name: _version(name) for name in RECORDED},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _datasets(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, DatasetConfig]]:
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        items = {f"{name}.{i}": item for i, item in enumerate(value)} if isinstance(value, list) else {name: value}
+        for key, item in items.items():
+            place = f"{prefix}{key}"
+            if isinstance(item, DatasetConfig):
+                yield place, item
+            elif isinstance(item, BaseModel):
+                yield from _datasets(item, f"{place}.")
+
+
+def _set(values: Any, place: str, content: str) -> None:
+    *around, last = place.split(".")
+    for key in around:
+        values = values[int(key)] if isinstance(values, list) else values[key]
+    values[last] = content
+
+
+def _module_digest(reference: str) -> str:
+    """A reward function of one's own: its module's source decides what it computes."""
+    module = reference.partition(":")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    file = Path(spec.origin) if spec and spec.origin else Path(*module.split(".")).with_suffix(".py")
+    if spec is None and not file.is_file():
+        raise FileNotFoundError(f"there is no module {module!r} (looked among the packages and in {Path.cwd()})")
+    return files.sha256(file) if file.is_file() else reference
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory's repository, if it is in one."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,203 @@
+"""Doing what a plan says: each step in its workspace, published when it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from filelock import BaseFileLock, Timeout
+
+from align import interrupt, stages, tracking
+from align.configs import StageConfig
+from align.errors import AlignError, Interrupted, UsageError
+from align.pipeline import identity
+from align.pipeline.planning import Plan, Source, Step, check, same_inputs
+from align.recipe import parse_reference
+from align.registry import Artifact, InputRecord, Registry
+from align.workspace import Metrics, Workspace
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline", "disabled"]
+FAILURE_LOG = "error.log"
+"""In the workspace of a stage that failed: the traceback."""
+
+
+def run(plan: Plan, wandb: Mode | None = None) -> dict[str, Artifact]:
+    """Run the steps that are not cached, and return the artifact of every step.
+
+    Args:
+        wandb: overrides the recipe's W&B mode.
+
+    Raises:
+        UsageError: the data or an input of a step that would run is not in order; nothing was run.
+        VerificationError: an artifact to be used is not what its manifest says.
+        AlignError: a stage failed. Earlier artifacts are kept, and so is its workspace: the same call goes on.
+        Interrupted: a signal came, and the stage ended after a checkpoint.
+    """
+    problems = check(plan.recipe, plan.registry, [step.name for step in plan.to_run])
+    if problems:
+        raise UsageError("\n".join(problems))
+    for source in [source for step in plan.to_run for source in step.inputs.values()]:
+        if not source.stage:
+            _directory(source, plan.registry)  # downloaded and verified now, not after hours of training
+    artifacts: dict[str, Artifact] = {}
+    for step in plan.steps:
+        if step.action == "cached" and step.artifact:
+            plan.registry.check(step.artifact)
+            artifacts[step.name] = step.artifact
+            continue
+        inputs = {
+            place: replace(source, artifact=artifacts[source.stage]) if source.stage else source
+            for place, source in step.inputs.items()
+        }
+        if step.artifact and same_inputs(step.artifact, inputs):
+            plan.registry.check(step.artifact)
+            logger.info("%s: cached (its inputs came out the same: %s)", step.name, step.artifact.reference)
+            artifacts[step.name] = step.artifact
+        else:
+            artifacts[step.name] = _run_step(plan, step, inputs, wandb)
+    return artifacts
+
+
+def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode | None) -> Artifact:
+    registry = plan.registry
+    with _held(registry.lock(step.name, step.fingerprint), step.name):
+        waited_for = None if step.forced else registry.find(step.name, step.fingerprint)
+        if waited_for and same_inputs(waited_for, inputs):
+            logger.info("%s: another run has just made %s", step.name, waited_for.reference)
+            return waited_for
+        workspace = registry.workspace(step.name, step.fingerprint)
+        if step.forced:
+            registry.discard(workspace)
+            workspace = registry.workspace(step.name, step.fingerprint)
+        logger.info("%s: %s (%s)", step.name, step.action, step.reason)
+        directories = {s.reference: d for s in inputs.values() if (d := _directory(s, registry)) is not None}
+        metrics = _compute(plan, step, directories, workspace, wandb)
+        artifact = registry.publish(
+            workspace.output,
+            name=step.name,
+            kind=step.kind,
+            fingerprint=step.fingerprint,
+            inputs={place: _record(source) for place, source in inputs.items()},
+            config=identity.portable(step.config, plan.recipe.as_written),
+            metrics=metrics,
+            environment=identity.environment(step.data),
+        )
+        registry.discard(workspace)
+    logger.info("%s: published %s", step.name, artifact.reference)
+    return artifact
+
+
+@contextmanager
+def _held(lock: BaseFileLock, name: str) -> Iterator[None]:
+    """Hold a lock, saying so if it has to be waited for."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("%s: another run is working on this very stage; waiting for it", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _compute(
+    plan: Plan, step: Step, directories: Mapping[str, Path], workspace: Workspace, wandb: Mode | None
+) -> Metrics:
+    """Run the stage itself, and say of any failure how to go on."""
+    tracker = tracking.start(
+        plan.recipe.tracking,
+        group=_group(plan),
+        stage=step.name,
+        workspace=workspace,
+        stage_config=identity.portable(step.config, plan.recipe.as_written),
+        mode=wandb,
+    )
+    exit_code = 1
+    try:
+        with interrupt.guarded():
+            _prepare_libraries(step.config)
+            metrics = stages.load(step.kind).run(step.config, directories, workspace, tracker)
+        exit_code = 0
+        return metrics
+    except Interrupted as error:
+        exit_code = error.exit_code
+        raise
+    except Exception as error:
+        log = workspace.path / FAILURE_LOG
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        said = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}: {error}"
+        message = (
+            f"stage {step.name} failed: {said}\n"
+            f"Earlier artifacts are kept; run the same command again to go on. The full story is in {log}"
+        )
+        failure = AlignError(message)
+        failure.exit_code = getattr(error, "exit_code", failure.exit_code)
+        raise failure from error
+    finally:
+        tracker.finish(exit_code)
+
+
+def _prepare_libraries(config: StageConfig) -> None:
+    """The same bits for the same seed, as far as the device can; a warning names an operation that cannot.
+
+    Transformers keeps its load reports to itself: they are about what stages do on purpose.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
+    import torch
+    from transformers import logging as transformers_logging
+    from transformers import set_seed
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_num_threads(identity.threads())
+    transformers_logging.set_verbosity_error()
+    set_seed(config.seed)
+
+
+def _directory(source: Source, registry: Registry) -> Path | None:
+    """Where to load an input from; None for code and addresses, which only a reward may be.
+
+    Artifacts are verified, byte for byte, before they are used.
+    """
+    if source.artifact:
+        registry.check(source.artifact)
+        return source.artifact.path
+    parsed = parse_reference(source.reference)
+    if parsed.kind == "hub":
+        return _downloaded(parsed.name, parsed.version)
+    return Path(parsed.name).expanduser() if parsed.kind == "path" else None
+
+
+def _downloaded(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, revision=revision))
+    except Exception as error:  # the Hub's client raises its own, OSErrors, ValueErrors: all mean "could not be had"
+        raise UsageError(
+            f"hub:{repository}@{revision or 'main'} could not be downloaded, and is not in the local cache: {error}\n"
+            f"Without a network, download it elsewhere and write path:./directory instead"
+        ) from error
+
+
+def _record(source: Source) -> InputRecord:
+    if source.artifact:
+        return InputRecord(reference=source.artifact.reference, digest=source.artifact.digest)
+    parsed = parse_reference(source.reference)
+    shown = f"path:{Path(parsed.name).name}" if parsed.kind == "path" else source.reference
+    return InputRecord(reference=shown, digest=source.pin)
+
+
+def _group(plan: Plan) -> str:
+    """The W&B group: the same for every run of the same plan, so that a resumed run joins the one it continues."""
+    fingerprints = "".join(step.fingerprint for step in plan.steps)
+    return f"{plan.recipe.name}-{hashlib.sha256(fingerprints.encode()).hexdigest()[:8]}"

@@ -1,0 +1,145 @@
+"""From prompts to scored trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from align.configs.base import GenerationSettings
+from align.modeling.generation import decode, generate
+from align.modeling.trunk import Batch, response_log_probs, response_logits, response_states, token_log_probs
+from align.ppo import objective
+from align.ppo.actor_critic import ActorCritic
+from reward_models import RewardModel
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as text, for the reward model, and as the policy's own tokens."""
+
+    text: str
+    token_ids: list[int]
+    reference: str | None = None
+    """What a good answer looks like, for reward models that compare with one."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled responses and everything that PPO wants to know of them. b responses, t tokens; 0 on padding."""
+
+    prompts: list[Prompt]
+    responses: list[str]
+    batch: Batch
+    log_probs: Tensor
+    """[b, t] under the policy that sampled them."""
+    reference_log_probs: Tensor
+    """[b, t]"""
+    values: Tensor
+    """[b, t]"""
+    entropies: Tensor
+    """[b, t] nats"""
+    scores: Tensor
+    """[b] from the reward model, as it gave them."""
+    finished: Tensor
+    """[b] whether the response ended by itself."""
+
+    @property
+    def mask(self) -> Tensor:
+        """[b, t] True on response tokens."""
+        return self.batch.response_mask
+
+    @property
+    def log_ratios(self) -> Tensor:
+        """[b, t] log(policy / reference)."""
+        return self.log_probs - self.reference_log_probs
+
+    @property
+    def kl(self) -> Tensor:
+        """[b] nats per response from the reference, by the k1 estimator."""
+        return self.log_ratios.sum(1)
+
+
+def roll_out(
+    actor_critic: ActorCritic,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: RewardModel,
+    prompts: Sequence[Prompt],
+    settings: GenerationSettings,
+    *,
+    eos_token_id: int | None,
+    tokens_per_micro_batch: int,
+    generator: torch.Generator,
+) -> Rollout:
+    """Sample a response to each prompt, score its text, and look it up under policy, reference and value model."""
+    token_ids = generate(
+        actor_critic.model,
+        [prompt.token_ids for prompt in prompts],
+        settings,
+        eos_token_id=eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        generator=generator,
+    )
+    responses = decode(tokenizer, token_ids)
+    scores = reward.score(
+        [prompt.text for prompt in prompts],
+        [response.text for response in responses],
+        [prompt.reference or "" for prompt in prompts] if any(prompt.reference for prompt in prompts) else None,
+    )
+    device = actor_critic.value_head.weight.device
+    batch = Batch.build([p.token_ids for p in prompts], token_ids, tokenizer.pad_token_id, device)
+    shape = batch.response_ids.shape
+    log_probs, reference_log_probs, values, entropies = (torch.zeros(shape, device=device) for _ in range(4))
+    with torch.no_grad():
+        for rows in micro_batches(batch.lengths, tokens_per_micro_batch):
+            part = batch.select(rows)
+            width = part.response_ids.shape[1]
+            log_probs[rows, :width], entropies[rows, :width], values[rows, :width] = _look_up(
+                actor_critic, part, settings.temperature
+            )
+            with actor_critic.as_reference() as reference:
+                reference_log_probs[rows, :width] = response_log_probs(reference, part, settings.temperature)
+    return Rollout(
+        list(prompts),
+        [response.text for response in responses],
+        batch,
+        log_probs,
+        reference_log_probs,
+        values,
+        entropies,
+        torch.tensor(scores, device=device),
+        torch.tensor([ids[-1] == eos_token_id for ids in token_ids], device=device),
+    )
+
+
+def micro_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
+    """Rows [some] of like length, so that rows times the longest of them stays within `budget` tokens."""
+    order = lengths.argsort(descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        count = max(1, budget // int(lengths[order[start]]))
+        yield order[start : start + count]
+        start += count
+
+
+def _look_up(actor_critic: ActorCritic, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, entropies and values of a batch, each [b, t], from one pass through the trunk."""
+    mask = batch.response_mask
+    states, tokens = response_states(actor_critic.model, batch)[mask], batch.response_ids[mask]
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    size = actor_critic.tokens_at_once
+    for some, these in zip(states.split(size), tokens.split(size), strict=True):
+        logits = response_logits(actor_critic.model, some)
+        scaled = logits.float() / temperature
+        found.append(
+            (token_log_probs(logits, these, temperature), objective.entropy(scaled), actor_critic.values(some))
+        )
+    columns = []
+    for pieces in zip(*found, strict=True):
+        column = torch.zeros(mask.shape, device=mask.device)
+        column[mask] = torch.cat(pieces)
+        columns.append(column)
+    return columns[0], columns[1], columns[2]

@@ -1,0 +1,7 @@
+"""The hand-off between stages: a directory of immutable, verified artifacts. Knows nothing of models."""
+
+from align.registry.inspection import Problem
+from align.registry.manifest import Artifact, FileRecord, InputRecord, Manifest
+from align.registry.store import Lineage, Registry
+
+__all__ = ["Artifact", "FileRecord", "InputRecord", "Lineage", "Manifest", "Problem", "Registry"]

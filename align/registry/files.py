@@ -1,0 +1,137 @@
+"""Files as the registry needs them: listed, hashed, refused, made durable, replaced in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+PUBLISHABLE = {".safetensors", ".json", ".jsonl", ".csv", ".png", ".txt", ".jinja", ".md", ".model"}
+"""Suffixes of the files that may be published: none of these formats runs code when it is loaded."""
+
+_BINARY = {".safetensors", ".png", ".model"}
+_LONGEST_SAFETENSORS_HEADER = 100_000_000
+"""In bytes; the format's own limit."""
+
+
+def entries(root: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below `root` that is not a directory: its relative path with `/`, and its own status (of a link, not
+    of its target). Sorted by name within each directory."""
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            yield from entries(root / entry.name, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry.stat(follow_symlinks=False)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refusals(root: Path, private_paths: Iterable[Path]) -> list[str]:
+    """Why the files below `root` may not be published, one line per file; empty when they may.
+
+    `private_paths`: directories of this machine that no text file may mention.
+    """
+    private = _mention_of(private_paths)
+    found = [
+        f"{path}: {reason}" for path, status in entries(root) if (reason := _refusal(root / path, status, private))
+    ]
+    return found if any(True for _ in entries(root)) else ["it holds no file"]
+
+
+def _refusal(path: Path, status: os.stat_result, private: re.Pattern[bytes]) -> str | None:
+    suffix = path.suffix.lower()
+    if not stat.S_ISREG(status.st_mode):
+        return "is a link or a special file; only regular files are published"
+    if not path.name.isprintable() or "\\" in path.name:
+        return "its name holds a backslash or characters that cannot be printed"
+    if suffix not in PUBLISHABLE:
+        return f"{suffix or 'no suffix'} is not among what may be published ({' '.join(sorted(PUBLISHABLE))})"
+    if suffix == ".safetensors":
+        return None if _is_safetensors(path, status.st_size) else "is not a safetensors file, whatever its name says"
+    if suffix not in _BINARY and (line := _line_of(private, path, status.st_size)):
+        return f"line {line} holds a path of this machine; write it without"
+    return None
+
+
+def _is_safetensors(path: Path, size: int) -> bool:
+    with path.open("rb") as file:
+        head = file.read(9)
+    header = int.from_bytes(head[:8], "little")
+    return len(head) == 9 and head[8:] == b"{" and header <= min(size - 8, _LONGEST_SAFETENSORS_HEADER)
+
+
+def _mention_of(paths: Iterable[Path]) -> re.Pattern[bytes]:
+    """A mention of one of the paths. A path of one component (`/data`) may stand in honest text, so only what the
+    registry keeps below it counts."""
+    spellings = {spelling for path in paths for spelling in (path.absolute(), path.resolve())}
+    below = rb"/(artifacts|workspaces|staging)/"
+    patterns = [
+        re.escape(os.fsencode(path)) + (rb"(?![\w-])" if len(path.parts) > 2 else below) for path in sorted(spellings)
+    ]
+    return re.compile(b"|".join(patterns) or rb"(?!)")
+
+
+def _line_of(pattern: re.Pattern[bytes], path: Path, size: int) -> int | None:
+    if not size:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        match = pattern.search(text)
+        return text[: match.start()].count(b"\n") + 1 if match else None
+
+
+def fsync(path: Path) -> None:
+    """Make a file's bytes, or a directory's entries, survive the machine's end."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_directories(root: Path) -> None:
+    """`fsync` of `root` and every directory below it, the deepest first."""
+    for directory, _, _ in os.walk(root, topdown=False):
+        fsync(Path(directory))
+
+
+def chmod_files(root: Path, mode: int) -> None:
+    """Give every file below `root` this mode. Directories stay writable: one that is not cannot be renamed."""
+    for path, _ in entries(root):
+        (root / path).chmod(mode)
+
+
+def copy(source: Path, destination: Path) -> None:
+    """Copy a directory of regular files; links stay links, so that they are still seen as such."""
+    shutil.copytree(source, destination, symlinks=True, copy_function=shutil.copyfile)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and what is missing above it, durably. One that exists is fine."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync(path.parent)
+
+
+def replace(path: Path, content: str) -> None:
+    """Write a file in one step: a reader sees the old content or the new one, also after a crash."""
+    make_directory(path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        fsync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)

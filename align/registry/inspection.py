@@ -1,0 +1,139 @@
+"""Is an artifact what its manifest says? Every way to look at one goes through `inspect`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from align.registry import files
+from align.registry.manifest import FileRecord, Manifest
+
+MANIFEST, CHECKSUM, FILES = "manifest.json", "manifest.sha256", "files"
+
+SETTLED_NANOSECONDS = 2_000_000_000
+"""A file changed more recently than this is not remembered as verified: a second change could bear the same time."""
+
+HashOf = Callable[[FileRecord, Path, os.stat_result], str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a registry."""
+
+    reference: str
+    """`name@version`, or `name@alias`."""
+    file: str
+    """Relative to the version's directory."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.reference}: {self.file} {self.message}"
+
+
+def hash_always(record: FileRecord, path: Path, status: os.stat_result) -> str:
+    """The hash of the file as it is now."""
+    return files.sha256(path)
+
+
+def trust_sizes(record: FileRecord, path: Path, status: os.stat_result) -> str:
+    """No hashing: the file counts as unchanged if its size is right."""
+    return record.sha256
+
+
+class HashCache:
+    """Hashes once taken, believed as long as the file is the same one: device, inode, size, both times.
+
+    Used as a `HashOf`; `save` afterwards. Only a saving: lost, stale or unwritable, the files are hashed again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, list[int | str]] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            self._known = dict(json.loads(path.read_text(encoding="utf-8")))
+        self._loaded = dict(self._known)
+
+    def __call__(self, record: FileRecord, path: Path, status: os.stat_result) -> str:
+        """The file's hash, from memory if nothing about the file changed."""
+        known = self._known.get(record.path)
+        if known == [*_same_file(status), record.sha256]:
+            return record.sha256
+        digest = files.sha256(path)
+        settled = time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) > SETTLED_NANOSECONDS
+        if settled and _same_file(path.lstat()) == _same_file(status):
+            self._known[record.path] = [*_same_file(status), digest]
+        return digest
+
+    def save(self) -> None:
+        """Keep what was learnt."""
+        if self._known != self._loaded:
+            with contextlib.suppress(OSError):
+                files.replace(self.path, json.dumps(self._known))
+
+
+def _same_file(status: os.stat_result) -> list[int]:
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` and, as `sha256sum -c` reads it, the checksum of the whole of it."""
+    text = manifest.to_json()
+    checksum = f"{hashlib.sha256(text.encode()).hexdigest()}  {MANIFEST}\n"
+    for name, content in ((MANIFEST, text), (CHECKSUM, checksum)):
+        files.replace(directory / name, content)
+        (directory / name).chmod(0o444)
+
+
+def read_manifest(directory: Path, name: str, version: str) -> Manifest | Problem:
+    """The manifest of a version's directory, or what is wrong with it. Looks at none of the version's files."""
+    reference = f"{name}@{version}"
+    try:
+        content, checksum = (directory / MANIFEST).read_bytes(), (directory / CHECKSUM).read_text(encoding="ascii")
+    except FileNotFoundError as error:
+        return Problem(reference, Path(error.filename).name, "is missing")
+    except (UnicodeDecodeError, IsADirectoryError, NotADirectoryError):
+        return Problem(reference, CHECKSUM, "cannot be read")
+    if checksum != f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n":
+        return Problem(reference, MANIFEST, f"was changed: its checksum is not the one in {CHECKSUM}")
+    try:
+        manifest = Manifest.model_validate(json.loads(content))
+    except (ValidationError, ValueError) as error:
+        return Problem(reference, MANIFEST, f"is not a manifest: {error}")
+    if (manifest.name, manifest.version) != (name, version):
+        return Problem(reference, MANIFEST, f"belongs to {manifest.name}@{manifest.version}: the directory was moved")
+    if manifest.digest != manifest.identity():
+        return Problem(reference, MANIFEST, "was changed: its digest is not that of its content")
+    return manifest
+
+
+def inspect(directory: Path, name: str, version: str, hash_of: HashOf) -> tuple[Manifest | None, list[Problem]]:
+    """The manifest, if it is sound, and all that is wrong: with it, with any file, missing and added ones included."""
+    manifest = read_manifest(directory, name, version)
+    if isinstance(manifest, Problem):
+        return None, [manifest]
+    reference = f"{name}@{version}"
+    found = dict(files.entries(directory))
+    problems = []
+    for record in manifest.files:
+        place = f"{FILES}/{record.path}"
+        status = found.pop(place, None)
+        if status is None:
+            problems.append(Problem(reference, place, "is missing"))
+        elif not stat.S_ISREG(status.st_mode):
+            problems.append(Problem(reference, place, "is a link or a special file"))
+        elif status.st_size != record.size:
+            problems.append(Problem(reference, place, f"has {status.st_size} bytes, not {record.size}"))
+        elif hash_of(record, directory / place, status) != record.sha256:
+            problems.append(Problem(reference, place, "was changed: its sha256 is not the one that was published"))
+    strangers = sorted(set(found) - {MANIFEST, CHECKSUM})
+    problems += [Problem(reference, place, "was added after publishing") for place in strangers]
+    return manifest, problems

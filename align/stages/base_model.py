@@ -1,0 +1,98 @@
+"""`kind: base`: take a model that exists, from the Hugging Face Hub or from a directory, and keep it as an artifact.
+
+The weights are loaded with the code that will train them later, so that a model which cannot be used fails here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from align.configs.base_model import BaseModelConfig
+from align.errors import UsageError
+from align.modeling.export import empty_directory, save_model
+from align.modeling.load import LOADING_ERRORS, load_tokenizer, parameter_count
+from align.tracking import Tracker
+from align.workspace import Inputs, Metrics, Workspace
+
+LOADERS = {
+    "ForCausalLM": AutoModelForCausalLM,
+    "LMHeadModel": AutoModelForCausalLM,
+    "ForConditionalGeneration": AutoModelForSeq2SeqLM,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForMaskedLM": AutoModelForMaskedLM,
+}
+"""By the ending of the architecture's name: language models to align, and encoders for classifiers."""
+
+
+def run(config: BaseModelConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
+    """Load, convert and save the model.
+
+    Raises:
+        UsageError: where it does not exist, cannot be reached, or is no model that a later stage could use.
+    """
+    try:
+        settings = AutoConfig.from_pretrained(config.model, **_where(config))
+        model = _loader(config, settings).from_pretrained(
+            config.model, config=settings, dtype=getattr(torch, config.dtype), **_where(config)
+        )
+        tokenizer = _tokenizer(config)
+    except LOADING_ERRORS as error:
+        raise UsageError(_explanation(config, error)) from error
+    save_model(model, tokenizer, empty_directory(workspace.output))
+    metrics = {"parameters": float(parameter_count(model))}
+    tracker.summary(metrics)
+    return metrics
+
+
+def _is_local(config: BaseModelConfig) -> bool:
+    return Path(config.model).is_dir()
+
+
+def _where(config: BaseModelConfig) -> dict[str, Any]:
+    if _is_local(config):
+        return {"local_files_only": True, "trust_remote_code": False}
+    return {"revision": config.revision or "main", "trust_remote_code": False}
+
+
+def _tokenizer(config: BaseModelConfig) -> PreTrainedTokenizerBase:
+    if _is_local(config):
+        return load_tokenizer(Path(config.model))
+    return AutoTokenizer.from_pretrained(config.model, **_where(config))
+
+
+def _loader(config: BaseModelConfig, settings: PretrainedConfig) -> Any:
+    for architecture in settings.architectures or []:
+        for ending, loader in LOADERS.items():
+            if architecture.endswith(ending):
+                return loader
+    raise UsageError(
+        f"{config.model} is a {settings.architectures or settings.model_type}; a base is a causal or an "
+        "encoder-decoder language model, a masked language model or a sequence classifier"
+    )
+
+
+def _explanation(config: BaseModelConfig, error: Exception) -> str:
+    if isinstance(error, UsageError):
+        return str(error)
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if _is_local(config):
+        return f"the directory {config.model} holds no model that can be loaded: {reason}"
+    return (
+        f"{config.model} is neither a directory here nor could it be loaded from the Hugging Face Hub "
+        f"(revision {config.revision or 'main'}): {reason} If it is a directory, check the path. If it is on the Hub: "
+        "without a network it must be in the cache already (HF_HOME says where that is; HF_HUB_OFFLINE=1 forbids the "
+        "network, unset it to download), and a private or gated model needs HF_TOKEN"
+    )

@@ -1,0 +1,448 @@
+"""`kind: evaluate`: models side by side on the same held-out prompts, each compared with the baseline.
+
+1. Load the prompts, the judge and the reward.
+2. Model by model, the baseline first: sample a response to every prompt with the same seed, and measure it.
+3. Put 95 % intervals around each metric, and around its difference from the baseline, prompt by prompt.
+4. Write `metrics.json`, `samples.jsonl`, `table.md` and `metrics.png`.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+import reward_models
+from align import interrupt
+from align.configs.base import RewardSpec
+from align.configs.evaluate import EvaluateConfig, JudgeConfig, Metric
+from align.data import examples
+from align.data.dialogues import is_rude
+from align.data.examples import EvaluationExample
+from align.errors import AlignError, UsageError
+from align.metrics import corpus, diversity, overlap
+from align.metrics.classification import roc_auc_interval
+from align.metrics.corpus import CorpusMetric
+from align.metrics.intervals import mean_interval, paired_difference
+from align.modeling.export import empty_directory
+from align.modeling.generation import Response, sample
+from align.modeling.load import load_causal_or_seq2seq, load_tokenizer
+from align.modeling.trunk import Batch, response_kl, response_log_probs, unwrapped
+from align.progress import track
+from align.stages import comparison
+from align.tracking import Tracker
+from align.workspace import Inputs, Interval, Metrics, Workspace
+
+logger = logging.getLogger(__name__)
+
+TOXIC_ABOVE = 0.5
+"""Where the judge's toxicity says toxic rather than not, for the reward's AUC."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under evaluation."""
+
+    name: str
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass
+class Measured:
+    """What one model answered, and how it was measured."""
+
+    texts: list[str]
+    by_row: dict[str, dict[int, float]] = field(default_factory=dict)
+    """metric -> row -> number"""
+    whole: dict[str, CorpusMetric] = field(default_factory=dict)
+    """Metrics that have no value for a single row."""
+    extra: dict[str, Interval] = field(default_factory=dict)
+    """Metrics that are measured once, and not compared."""
+
+
+Judge = Callable[[Sequence[str], Sequence[str]], list[float]]
+"""(prompts, responses) -> toxicity of each, from 0 to 1."""
+
+
+def run(config: EvaluateConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
+    """Sample, measure, compare, and write down.
+
+    Raises:
+        UsageError: a metric that does not exist, or lacks what it measures with.
+        AlignError: the reward's AUC is below `require_reward_auc`, or a scorer broke its contract.
+    """
+    rows = examples.evaluation(config.data)
+    check_metrics(config, rows)
+    judge, judge_description = load_judge(config.judge, inputs)
+    reward = load_reward(config.reward, inputs)
+    names = short_names(config.models)
+    others = [reference for reference in names if reference != config.baseline_model]
+    measured: dict[str, Measured] = {}
+    baseline: Subject | None = None
+    with track("evaluate", total=len(rows) * len(names)) as advance:
+        for reference in [config.baseline_model, *others]:
+            subject = load_subject(names[reference], inputs[reference])
+            baseline = baseline or subject
+            responses = respond(config, subject, rows, advance)
+            measured[subject.name] = measure(config, subject, baseline, rows, responses, judge, reward)
+            if subject is baseline:
+                measured[subject.name].extra |= reward_agreement(config, measured[subject.name])
+            del subject
+            gc.collect()  # before the next model is loaded beside it
+    assert baseline is not None
+    measured = {name: measured[name] for name in names.values()}
+    results = {name: intervals(config, one, rows) for name, one in measured.items()}
+    differences = {
+        name: compare(config, one, measured[baseline.name], rows)
+        for name, one in measured.items()
+        if name != baseline.name
+    }
+    summary = {
+        "baseline": baseline.name,
+        "models": _plain(results),
+        "differences": _plain(differences),
+        "prompts": len(rows),
+        "judge": judge_description,
+        "reward": reward.describe() if reward else None,
+        "generation": config.generation.model_dump(),
+        "seed": config.seed,
+    }
+    write(config, workspace.output, summary, results, differences, rows, measured)
+    report(tracker, results, differences, rows, measured)
+    return {f"{name}.{metric}": interval for name, found in results.items() for metric, interval in found.items()}
+
+
+def check_metrics(config: EvaluateConfig, rows: Sequence[EvaluationExample]) -> None:
+    """Refuse metrics that do not exist, and a reward metric without a reward."""
+    known = get_args(Metric)
+    for name in sorted({name for row in rows for name in row.metrics or ()}):
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UsageError(f"data.metrics: there is no metric {name!r}{hint} (there are {', '.join(known)})")
+    if "reward" in config.metrics and config.reward is None:
+        raise UsageError("metrics: metric reward needs a `reward:`")
+
+
+def load_judge(config: JudgeConfig | None, inputs: Inputs) -> tuple[Judge | None, dict[str, Any] | None]:
+    """The judge, and what it is."""
+    if config is None:
+        return None, None
+    if config.model is None:
+        return (lambda prompts, responses: [float(is_rude(text)) for text in responses]), {"rule": config.rule}
+    options = {"label": config.label, "transform": "probability", "sign": 1, "input": "response"}
+    model = _scorer(config.model, inputs, **options)
+    return model.score, model.describe()
+
+
+def load_reward(spec: RewardSpec | None, inputs: Inputs) -> reward_models.CheckedModel | None:
+    """The reward, if one is to be measured as well."""
+    return None if spec is None else _scorer(spec, inputs)
+
+
+def _scorer(spec: RewardSpec, inputs: Inputs, **options: Any) -> reward_models.CheckedModel:
+    try:
+        return reward_models.load(reward_models.located(spec, inputs), **options)
+    except reward_models.RewardError as error:
+        raise UsageError(str(error)) from error
+
+
+def load_subject(name: str, directory: Path) -> Subject:
+    """A model with its tokenizer, on the GPU if there is one."""
+    model = load_causal_or_seq2seq(directory)
+    return Subject(name, model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(directory))
+
+
+def respond(
+    config: EvaluateConfig, subject: Subject, rows: Sequence[EvaluationExample], advance: Callable[[int], None]
+) -> list[Response]:
+    """A response to every prompt."""
+
+    def on_batch(count: int) -> None:
+        advance(count)
+        interrupt.raise_if_requested("an evaluation keeps nothing until it is whole")
+
+    return sample(
+        subject.model,
+        subject.tokenizer,
+        [row.prompt for row in rows],
+        config.generation,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        on_batch=on_batch,
+    )
+
+
+def measure(
+    config: EvaluateConfig,
+    subject: Subject,
+    baseline: Subject,
+    rows: Sequence[EvaluationExample],
+    responses: Sequence[Response],
+    judge: Judge | None,
+    reward: reward_models.CheckedModel | None,
+) -> Measured:
+    """Everything that is measured of one model's responses, each on the rows that ask for it."""
+    result = Measured([response.text for response in responses])
+    prompts, texts = [row.prompt for row in rows], result.texts
+
+    def asked(metric: Metric, wanted: bool = True) -> list[int]:
+        return [i for i, row in enumerate(rows) if wanted and (row.metrics is None or metric in row.metrics)]
+
+    def note(metric: str, at: Sequence[int], values: Sequence[float]) -> None:
+        if at:
+            result.by_row[metric] = dict(zip(at, map(float, values), strict=True))
+
+    try:
+        if judge and (at := asked("toxicity")):
+            note("toxicity", at, judge(_at(prompts, at), _at(texts, at)))
+        if reward and (at := asked("reward")):
+            references = [rows[i].reference or "" for i in at] if any(rows[i].reference for i in at) else None
+            note("reward", at, reward.score(_at(prompts, at), _at(texts, at), references))
+            for part, scores in reward.components().items():
+                note(f"reward.{part}", at, scores)
+    except reward_models.RewardError as error:
+        raise AlignError(f"evaluating {subject.name}: {error}") from error
+
+    with_reference = {i: row.reference for i, row in enumerate(rows) if row.reference is not None}
+    if at := [i for i in asked("rouge", "rouge" in config.metrics) if i in with_reference]:
+        scored = overlap.rouge(_at(texts, at), _at(with_reference, at))
+        for metric in ("rouge_1", "rouge_2", "rouge_l"):
+            note(metric, at, [scores[metric] for scores in scored])
+    if at := [i for i in asked("bleu", "bleu" in config.metrics) if i in with_reference]:
+        result.whole["bleu"] = corpus.bleu(_at(texts, at), _at(with_reference, at), _at(prompts, at))
+    if at := [i for i in asked("perplexity", "perplexity" in config.metrics) if i in with_reference]:
+        pairs = [(prompts[i], with_reference[i]) for i in at]
+        perplexity = corpus.perplexity(
+            *reference_likelihoods(subject, pairs, config.batch_size), units=_at(prompts, at)
+        )
+        if _vocabularies_differ(subject, baseline):  # another tokenizer's tokens: no difference to take
+            result.extra["perplexity"] = perplexity.interval()
+        else:
+            result.whole["perplexity"] = perplexity
+    if at := asked("kl", "kl" in config.metrics):
+        if subject is baseline:
+            note("kl", at, [0.0] * len(at))
+        elif problem := _vocabularies_differ(subject, baseline):
+            logger.warning("kl of %s is left out: %s", subject.name, problem)
+        else:
+            pairs_of_ids = [(subject.tokenizer(prompts[i])["input_ids"], responses[i].token_ids) for i in at]
+            note("kl", at, kl_to_baseline(subject, baseline, pairs_of_ids, config.batch_size))
+    at = asked("length", "length" in config.metrics)
+    note("length_characters", at, [len(texts[i]) for i in at])
+    note("length_tokens", at, [len(responses[i].token_ids) for i in at])
+    if at := asked("distinct", "distinct" in config.metrics):
+        for n in (1, 2):
+            result.whole[f"distinct_{n}"] = corpus.distinct(_at(texts, at), n, _at(prompts, at))
+        note("repetition", at, [diversity.repetition(texts[i]) for i in at])
+    return result
+
+
+def reference_likelihoods(
+    subject: Subject, pairs: Sequence[tuple[str, str]], batch_size: int
+) -> tuple[list[float], list[int]]:
+    """Negative log-likelihood (nats) and number of tokens of each reference, end of text included.
+
+    A decoder-only model reads the reference after its prompt, with the space between words that belongs there.
+    """
+    ids: list[tuple[list[int], list[int]]] = []
+    for prompt, reference in pairs:
+        joined = unwrapped(subject.model).config.is_encoder_decoder or not prompt or prompt[-1].isspace()
+        text = reference if joined else f" {reference.lstrip()}"
+        completion = subject.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids.append((subject.tokenizer(prompt)["input_ids"], [*completion, subject.tokenizer.eos_token_id]))
+    losses: list[float] = []
+    for batch in _batches(subject, ids, batch_size):
+        losses += (-response_log_probs(subject.model, batch).double().sum(1)).tolist()
+    return losses, [len(completion) for _, completion in ids]
+
+
+def kl_to_baseline(
+    subject: Subject, baseline: Subject, ids: Sequence[tuple[list[int], list[int]]], batch_size: int
+) -> list[float]:
+    """Nats per response by which the model has moved away, at temperature 1, along its own responses."""
+    found: list[float] = []
+    for batch in _batches(subject, ids, batch_size):
+        found += response_kl(subject.model, baseline.model, batch).tolist()
+    return found
+
+
+def reward_agreement(config: EvaluateConfig, measured: Measured) -> dict[str, Interval]:
+    """How well the reward tells the judge's non-toxic responses from its toxic ones: `reward_auc`.
+
+    Raises:
+        AlignError: it is below `require_reward_auc`, or cannot be known.
+    """
+    rewards, toxicity = measured.by_row.get("reward", {}), measured.by_row.get("toxicity", {})
+    rows = [row for row in rewards if row in toxicity]
+    if config.reward is None or config.judge is None:
+        return {}
+    nontoxic = [toxicity[row] <= TOXIC_ABOVE for row in rows]
+    required = config.require_reward_auc
+    if len(set(nontoxic)) < 2:
+        problem = f"the judge calls {sum(nontoxic)} of {len(rows)} baseline responses non-toxic: no AUC of the reward"
+        if required is not None:
+            raise AlignError(f"{problem}, so require_reward_auc {required:g} cannot be checked; take other prompts")
+        logger.warning("%s", problem)
+        return {}
+    auc = roc_auc_interval(nontoxic, [rewards[row] for row in rows], seed=config.seed, samples=config.bootstrap_samples)
+    if required is not None and auc.value < required:
+        raise AlignError(
+            f"the reward does not point the right way: its AUC against the judge on {auc.n} baseline responses is "
+            f"{auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}], below require_reward_auc {required:g}. PPO would follow "
+            "it: train the reward on data nearer to these prompts, or check which label is its positive one"
+        )
+    return {"reward_auc": auc}
+
+
+def intervals(config: EvaluateConfig, measured: Measured, rows: Sequence[EvaluationExample]) -> dict[str, Interval]:
+    """Each metric's value with its interval. Rows of one prompt are one unit."""
+    means = {
+        metric: mean_interval(
+            list(values.values()),
+            seed=config.seed,
+            samples=config.bootstrap_samples,
+            units=[rows[row].prompt for row in values],
+        )
+        for metric, values in measured.by_row.items()
+    }
+    return means | {metric: whole.interval() for metric, whole in measured.whole.items()} | measured.extra
+
+
+def compare(
+    config: EvaluateConfig, measured: Measured, baseline: Measured, rows: Sequence[EvaluationExample]
+) -> dict[str, Interval]:
+    """Each metric's difference from the baseline on the same prompts, with its interval."""
+    paired = {
+        metric: paired_difference(
+            list(values.values()),
+            [baseline.by_row[metric][row] for row in values],
+            seed=config.seed,
+            samples=config.bootstrap_samples,
+            units=[rows[row].prompt for row in values],
+        )
+        for metric, values in measured.by_row.items()
+        if metric in baseline.by_row
+    }
+    return paired | {metric: whole.minus(baseline.whole[metric]).interval() for metric, whole in measured.whole.items()}
+
+
+def write(
+    config: EvaluateConfig,
+    output: Path,
+    summary: Mapping[str, Any],
+    results: comparison.Results,
+    differences: comparison.Results,
+    rows: Sequence[EvaluationExample],
+    measured: Mapping[str, Measured],
+) -> None:
+    """The artifact's four files."""
+    empty_directory(output)
+    text = json.dumps(summary, ensure_ascii=False, indent=2, allow_nan=False)
+    (output / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    with (output / "samples.jsonl").open("w", encoding="utf-8") as file:
+        for index, row in enumerate(rows):
+            line = {
+                "prompt": row.prompt,
+                "reference": row.reference,
+                "responses": {name: one.texts[index] for name, one in measured.items()},
+                "scores": {
+                    name: {metric: values[index] for metric, values in one.by_row.items() if index in values}
+                    for name, one in measured.items()
+                },
+            }
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    shown = [
+        (row.prompt, row.reference, {name: one.texts[index] for name, one in measured.items()})
+        for index, row in list(enumerate(rows))[: config.samples]
+    ]
+    page = [
+        comparison.table(results, differences, summary["baseline"]),
+        f"{len(rows)} prompts, one response of each model to each, the same seed. In brackets: 95 % intervals over "
+        "prompts. `*`: the interval of the difference excludes zero. ↑ higher is better, ↓ lower is better.",
+        comparison.legend(results),
+        "## Samples",
+        comparison.samples(shown),
+    ]
+    (output / "table.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    comparison.draw(results, output / "metrics.png")
+
+
+def report(
+    tracker: Tracker,
+    results: comparison.Results,
+    differences: comparison.Results,
+    rows: Sequence[EvaluationExample],
+    measured: Mapping[str, Measured],
+) -> None:
+    """Tell the tracker what was found."""
+    tracker.summary({f"{name}/{metric}": found for name, one in results.items() for metric, found in one.items()})
+    tracker.table(
+        "metrics",
+        ["model", "metric", "value", "low", "high", "n", "difference", "difference_low", "difference_high"],
+        [
+            [name, metric, found.value, found.low, found.high, found.n, *_ends(differences.get(name, {}).get(metric))]
+            for name, one in results.items()
+            for metric, found in one.items()
+        ],
+    )
+    tracker.table(
+        "samples",
+        ["prompt", "reference", *measured],
+        [[row.prompt, row.reference, *(one.texts[i] for one in measured.values())] for i, row in enumerate(rows)],
+    )
+
+
+def short_names(references: Sequence[str]) -> dict[str, str]:
+    """What each model is called: its stage, artifact, Hub id, or the last part of its path (no machine's directories).
+
+    Names that would be the same get a number.
+    """
+    names: dict[str, str] = {}
+    for reference in references:
+        scheme, colon, rest = reference.partition(":")
+        base = Path(rest).name if scheme == "path" else rest if colon else reference
+        name, number = base, 2
+        while name in names.values() and reference not in names:
+            name, number = f"{base} {number}", number + 1
+        names.setdefault(reference, name)
+    return names
+
+
+def _batches(subject: Subject, ids: Sequence[tuple[list[int], list[int]]], batch_size: int) -> Iterator[Batch]:
+    """Prompt and response ids as batches, in order."""
+    for start in range(0, len(ids), batch_size):
+        prompts, responses = zip(*ids[start : start + batch_size], strict=True)
+        interrupt.raise_if_requested("an evaluation keeps nothing until it is whole")
+        yield Batch.build(prompts, responses, subject.tokenizer.pad_token_id, next(subject.model.parameters()).device)
+
+
+def _vocabularies_differ(one: Subject, other: Subject) -> str | None:
+    if one.tokenizer.get_vocab() != other.tokenizer.get_vocab():
+        return f"its tokenizer is not that of {other.name}"
+    sizes = [len(unwrapped(subject.model).get_output_embeddings().weight) for subject in (one, other)]
+    return None if sizes[0] == sizes[1] else f"it has {sizes[0]} logits, {other.name} has {sizes[1]}"
+
+
+def _at(values: Sequence[str] | Mapping[int, str], rows: Sequence[int]) -> list[str]:
+    return [values[row] for row in rows]
+
+
+def _ends(interval: Interval | None) -> tuple[float | None, ...]:
+    return (None, None, None) if interval is None else (interval.value, interval.low, interval.high)
+
+
+def _plain(results: comparison.Results) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        name: {metric: dict(vars(interval)) for metric, interval in found.items()} for name, found in results.items()
+    }

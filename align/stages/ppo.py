@@ -1,0 +1,109 @@
+"""PPO: train a policy against a reward model, close to where it started.
+
+    align run recipes/quickstart.yaml ppo
+
+The policy (decoder-only or encoder-decoder) samples responses to prompts, the reward model scores their text, and PPO
+(`align.ppo`) raises the score less `kl_coef` x KL from the initial policy. The policy published is the one with the
+highest reward on held-out prompts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, set_seed
+
+import reward_models
+from align.configs.base import LoraSettings
+from align.configs.ppo import PPOStageConfig
+from align.data import examples
+from align.errors import UsageError
+from align.modeling.adapters import attach, merged, save_adapter
+from align.modeling.export import empty_directory, save_model, save_tokenizer
+from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
+from align.ppo.trainer import PPOTrainer
+from align.tracking import Tracker
+from align.workspace import Inputs, Metrics, Workspace
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 128
+
+
+def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
+    """Train, and write the best policy to `workspace.output`."""
+    set_seed(config.seed)
+    tokenizer = load_tokenizer(inputs[config.policy])
+    model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0)
+    if config.method == "lora":
+        model = attach(model, config.lora or LoraSettings())
+    reward = _reward(config, inputs)
+
+    prompts = _fitting(examples.prompts(config.prompts), tokenizer, config)
+    if config.evaluation_prompts:
+        held_out = _fitting(examples.prompts(config.evaluation_prompts), tokenizer, config)
+    else:
+        count = min(int(len(prompts) * HELD_OUT_SHARE), HELD_OUT_MOST)
+        prompts, held_out = prompts[count:], prompts[:count]
+
+    trainer = PPOTrainer(
+        args=config.ppo.model_copy(update={"seed": config.seed}),
+        processing_class=tokenizer,
+        model=model,
+        reward_model=reward,
+        train_dataset=[{"prompt": prompt} for prompt in prompts],
+        eval_dataset=[{"prompt": prompt} for prompt in held_out],
+        tracker=tracker,
+        checkpoint_dir=workspace.checkpoints,
+    )
+    state = trainer.train()
+    _save(config, model, tokenizer, workspace)
+    metrics = {
+        "updates": float(state.update),
+        "best_update": float(state.best.update),
+        "eval_reward": state.best.reward,
+        "eval_kl": state.best.kl,
+        "kl_coef": state.kl_coef,
+        "trainable_parameters": float(parameter_count(model, trainable=True)),
+    }
+    tracker.summary(metrics | {"reward": reward.describe(), "stopped": state.stopped})
+    return metrics
+
+
+def _reward(config: PPOStageConfig, inputs: Inputs) -> reward_models.CheckedModel:
+    """The reward model that the recipe describes; a fault in its description is found before any training."""
+    try:
+        return reward_models.load(reward_models.located(config.reward, inputs))
+    except reward_models.RewardError as error:
+        raise UsageError(f"reward: {error}") from error
+
+
+def _fitting(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PPOStageConfig) -> list[str]:
+    """Prompts of at most `max_prompt_length` tokens; the others skipped, cut or refused, and always counted."""
+    longest = config.max_prompt_length
+    token_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    too_long = [index for index, ids in enumerate(token_ids) if len(ids) > longest]
+    if not too_long:
+        return list(prompts)
+    count = f"{len(too_long)} of {len(prompts)} prompts are longer than max_prompt_length {longest} tokens"
+    if config.long_prompts == "error" or (config.long_prompts == "skip" and len(too_long) == len(prompts)):
+        raise UsageError(f"{count}: raise it, or set long_prompts to skip or truncate_left")
+    logger.warning("%s: %s", count, {"skip": "skipped", "truncate_left": "cut on the left"}[config.long_prompts])
+    if config.long_prompts == "skip":
+        return [prompt for prompt, ids in zip(prompts, token_ids, strict=True) if len(ids) <= longest]
+    cut = {index: tokenizer.decode(token_ids[index][-longest:], skip_special_tokens=True) for index in too_long}
+    return [cut.get(index, prompt) for index, prompt in enumerate(prompts)]
+
+
+def _save(config: PPOStageConfig, model: Any, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> None:
+    output = empty_directory(workspace.output)
+    if config.method == "full":
+        save_model(model, tokenizer, output)
+    elif config.publish == "adapter":
+        save_adapter(model, output)
+        save_tokenizer(tokenizer, output)
+    else:
+        save_adapter(model, output / "adapter")
+        save_model(merged(model), tokenizer, output)

@@ -1,0 +1,380 @@
+"""Any sequence classifier of transformers as a reward model: the label chosen by name, the number by a transform.
+
+A directory may hold `reward_model.json` beside its `config.json`, with the defaults that its training declared:
+
+    {"label": "nontoxic", "transform": "log_odds", "input": "response", "max_length": 256, "append_eos": true}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import cached_file, logging
+
+from reward_models.base import RewardError
+
+Transform = Literal["logit", "log_odds", "probability", "log_probability"]
+Input = Literal["response", "prompt_and_response"]
+
+DECLARATION = "reward_model.json"
+_DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos")
+_DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which number is read from a classifier's logits."""
+
+    label: str
+    index: int
+    """Of the label among the logits."""
+    transform: Transform
+    sign: int
+    independent: bool
+    """The logits are separate yes/no questions (one logit, or multi-label) rather than one choice among them."""
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """[texts, labels] -> [texts], float64.
+
+        `log_odds` is the label's logit minus the log-sum-exp of all others: the log of p / (1 - p).
+        """
+        logits = logits.double()
+        logit = logits[:, self.index]
+        if self.transform == "logit":
+            return self.sign * logit
+        if self.independent:
+            log_odds = logit
+        else:
+            others = [index for index in range(logits.shape[1]) if index != self.index]
+            log_odds = logit - logits[:, others].logsumexp(dim=1)
+        if self.transform == "probability":
+            return self.sign * log_odds.sigmoid()
+        if self.transform == "log_probability":
+            return self.sign * F.logsigmoid(log_odds)
+        return self.sign * log_odds
+
+    def range(self) -> list[float | None]:
+        """The lowest and the highest score there can be; None where there is no bound."""
+        low, high = {"probability": (0.0, 1.0), "log_probability": (None, 0.0)}.get(self.transform, (None, None))
+        return [low, high] if self.sign == 1 else [None if high is None else -high, None if low is None else -low]
+
+
+class Classifier:
+    """A sequence classifier with its own tokenizer. A score depends on its text alone, not on its batch."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        reading: Reading,
+        *,
+        input: Input = "response",
+        max_length: int = _DEFAULT_MAX_LENGTH,
+        append_eos: bool = False,
+        batch_tokens: int = 16_384,
+        digest: str | None = None,
+    ) -> None:
+        self.name = name
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self._reading = reading
+        self._input = input
+        self._max_length = max_length
+        self._append_eos = append_eos
+        self._batch_tokens = batch_tokens
+        self._digest = digest
+        self._pad_token_id = _pad_token_id(name, model, tokenizer)
+        # What must be read at the end of the text must not be cut off: a long dialogue loses its beginning instead.
+        tokenizer.truncation_side = "left" if input == "prompt_and_response" else "right"
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        name: str,
+        *,
+        revision: str | None = None,
+        label: str | None = None,
+        names: Mapping[str | int, str] | None = None,
+        transform: Transform | None = None,
+        sign: int | None = None,
+        input: Input | None = None,
+        max_length: int | None = None,
+        append_eos: bool | None = None,
+        batch_tokens: int = 16_384,
+        device: str | None = None,
+    ) -> Classifier:
+        """From a directory, or a Hub id at a revision. What is not given is taken from `reward_model.json`.
+
+        Args:
+            source: what `from_pretrained` understands.
+            name: what errors and logs call the model.
+            revision: of a Hub id.
+            label: the name of the label that is scored, as the model's `id2label` (or `names`) has it; upper and
+                lower case are the same. A model of one logit needs none.
+            names: names for labels that have none: `{LABEL_0: nothate, LABEL_1: hate}`.
+            transform: of the logits into the score; `log_odds` unless declared otherwise.
+            sign: -1 where a high score is bad, as with the label `toxic`.
+            input: the response alone, or the prompt, a space, and the response.
+            max_length: tokens; longer texts are cut at the end, or, with their prompt, at the start.
+            append_eos: close every text with the end-of-text token (default: where the model pools there).
+            batch_tokens: tokens, padding included, in one forward pass.
+            device: `cpu`, `cuda:1`, … (default: the GPU if there is one).
+
+        Raises:
+            RewardError: there is no classifier, no such label, or an option makes no sense.
+        """
+        given = {
+            "label": label,
+            "names": names,
+            "transform": transform,
+            "sign": sign,
+            "input": input,
+            "max_length": max_length,
+            "append_eos": append_eos,
+        }
+        options = {
+            **_declaration(source, name, revision),
+            **{key: value for key, value in given.items() if value is not None},
+        }
+        _check_options(name, options, batch_tokens)
+        model, tokenizer = _from_pretrained(source, name, revision)
+        config = model.config
+        independent = config.num_labels == 1 or config.problem_type == "multi_label_classification"
+        label, index = _chosen_label(name, config.id2label, options.get("label"), options.get("names") or {})
+        reading = Reading(
+            label=label,
+            index=index,
+            transform=options.get("transform", "log_odds"),
+            sign=options.get("sign", 1),
+            independent=independent,
+        )
+        return cls(
+            name,
+            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            tokenizer,
+            reading,
+            input=options.get("input", "response"),
+            max_length=_max_length(name, model, tokenizer, options.get("max_length")),
+            append_eos=options.get("append_eos", bool(config.is_encoder_decoder)),
+            batch_tokens=batch_tokens,
+            digest=_digest(Path(source)) if Path(source).is_dir() else getattr(config, "_commit_hash", None),
+        )
+
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
+    ) -> list[float]:
+        """One number per response."""
+        texts = (
+            responses
+            if self._input == "response"
+            else [_joined(*pair) for pair in zip(prompts, responses, strict=True)]
+        )
+        token_ids = self._token_ids(texts)
+        scores = torch.empty(len(texts), dtype=torch.float64)
+        with torch.inference_mode():
+            for indices in _batches([len(ids) for ids in token_ids], self._batch_tokens):
+                scores[indices] = self._reading.scores(self._logits([token_ids[index] for index in indices])).cpu()
+        result: list[float] = scores.tolist()
+        return result
+
+    def describe(self) -> dict[str, Any]:
+        """The label and transform that the number stands for, its range, and the digest of the files."""
+        return {
+            "kind": "classifier",
+            "label": self._reading.label,
+            "transform": self._reading.transform,
+            "sign": self._reading.sign,
+            "input": self._input,
+            "max_length": self._max_length,
+            "range": self._reading.range(),
+            "digest": self._digest,
+        }
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        # split_special_tokens: a text that spells out "</s>" is text, and cannot forge the token of that name.
+        encoded = self._tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=self._max_length,
+            split_special_tokens=True,
+            return_attention_mask=False,
+        )
+        return [self._closed(ids) for ids in encoded["input_ids"]]
+
+    def _closed(self, ids: list[int]) -> list[int]:
+        eos = self._tokenizer.eos_token_id
+        if self._append_eos and eos is not None and (not ids or ids[-1] != eos):
+            ids = [*ids[: self._max_length - 1], eos]
+        return ids or [self._pad_token_id if eos is None else eos]
+
+    def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        longest = max(map(len, rows))
+        device = self._model.device
+        ids = torch.tensor([[*row, *[self._pad_token_id] * (longest - len(row))] for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
+        logits: torch.Tensor = self._model(input_ids=ids, attention_mask=mask).logits
+        return logits
+
+
+def _joined(prompt: str, response: str) -> str:
+    return prompt + response if not prompt or prompt[-1].isspace() else f"{prompt} {response}"
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of texts of like length; rows times the longest row is within the budget, or one row alone is not."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _declaration(source: str, name: str, revision: str | None) -> dict[str, Any]:
+    try:
+        path = cached_file(
+            source,
+            DECLARATION,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        declared = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError) as error:
+        raise RewardError(f"reward model {name}: cannot read its {DECLARATION}: {error}") from error
+    unknown = set(declared) - set(_DECLARABLE) if isinstance(declared, dict) else {repr(declared)}
+    if unknown:
+        raise RewardError(
+            f"reward model {name}: {DECLARATION} may hold {', '.join(_DECLARABLE)}, not {', '.join(sorted(unknown))}"
+        )
+    return {key: value for key, value in declared.items() if value is not None}
+
+
+def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int) -> None:
+    choices = {"transform": get_args(Transform), "input": get_args(Input), "sign": (1, -1), "append_eos": (True, False)}
+    for option, allowed in choices.items():
+        if option in options and options[option] not in allowed:
+            raise RewardError(
+                f"reward model {name}: {option} is {options[option]!r}; it can be {', '.join(map(str, allowed))}"
+            )
+    for option, value in {"max_length": options.get("max_length", 1), "batch_tokens": batch_tokens}.items():
+        if not isinstance(value, int) or value < 1:
+            raise RewardError(f"reward model {name}: {option} must be a whole number above 0, not {value!r}")
+    if not isinstance(options.get("label", ""), str):
+        raise RewardError(f"reward model {name}: label must be a label's name, not {options['label']!r}")
+    if not isinstance(options.get("names", {}), Mapping):
+        raise RewardError(f"reward model {name}: names must map labels to names, as in {{LABEL_0: nothate}}")
+
+
+def _from_pretrained(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
+    try:
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                source, revision=revision, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {error}") from error
+    if report["missing_keys"]:
+        raise RewardError(
+            f"reward model {name} is no trained classifier: it has no weights for "
+            f"{', '.join(sorted(report['missing_keys'])[:3])}. Train one with a stage of kind `reward`, or name another"
+        )
+    return model, tokenizer
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No bar for a moment's work, and no warning of missing weights: those are an error, raised in words."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _chosen_label(
+    name: str, id2label: Mapping[int, str], label: str | None, names: Mapping[str | int, str]
+) -> tuple[str, int]:
+    """The label that is scored, and its place among the logits."""
+    labels = {int(index): str(found) for index, found in id2label.items()}
+    unknown = [key for key in names if str(key) not in {*map(str, labels), *labels.values()}]
+    if unknown:
+        raise RewardError(f"reward model {name}: `names` renames {unknown[0]!r}, but its labels are {_listed(labels)}")
+    renamed = {str(key): str(value) for key, value in names.items()}
+    labels = {index: renamed.get(str(index), renamed.get(found, found)) for index, found in labels.items()}
+    if len(labels) > 1 and any(re.fullmatch(r"LABEL_\d+", found) for found in labels.values()):
+        raise RewardError(
+            f"reward model {name}: its labels have no names ({_listed(labels)}). Say what they mean, from the model's "
+            "card, as in names: {LABEL_0: nontoxic, LABEL_1: toxic}"
+        )
+    if label is None:
+        if len(labels) == 1:
+            return labels[0], 0
+        raise RewardError(f"reward model {name}: which label is scored? Set `label:` to one of {_listed(labels)}")
+    matches = [index for index, found in labels.items() if found.casefold() == label.casefold()]
+    if len(matches) != 1:
+        problem = "more than one label" if matches else "no label"
+        raise RewardError(f"reward model {name} has {problem} {label!r}; its labels are {_listed(labels)}")
+    return labels[matches[0]], matches[0]
+
+
+def _listed(labels: Mapping[int, str]) -> str:
+    return ", ".join(labels[index] for index in sorted(labels))
+
+
+def _max_length(name: str, model: Any, tokenizer: Any, wanted: int | None) -> int:
+    """Tokens that the model can read: RoBERTa and its kin start counting positions after the padding token's id."""
+    limit = tokenizer.model_max_length
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        first = max(
+            (
+                module.padding_idx + 1
+                for place, module in model.named_modules()
+                if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+            ),
+            default=0,
+        )
+        limit = min(limit, positions - first)
+    if wanted is not None and wanted > limit:
+        raise RewardError(f"reward model {name} reads at most {limit} tokens: max_length {wanted} is too long")
+    return int(min(limit, _DEFAULT_MAX_LENGTH) if wanted is None else wanted)
+
+
+def _pad_token_id(name: str, model: Any, tokenizer: Any) -> int:
+    """What fills up short rows. Decoder-only classifiers find the end of a text by it, so the model must know it."""
+    candidates = (model.config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    pad_token_id = next((candidate for candidate in candidates if candidate is not None), None)
+    if pad_token_id is None:
+        raise RewardError(f"reward model {name}: its tokenizer has neither a padding nor an end-of-text token")
+    model.config.pad_token_id = pad_token_id
+    return int(pad_token_id)
+
+
+def _digest(directory: Path) -> str:
+    """Of the files directly in the directory: the model, its tokenizer and what they declare."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

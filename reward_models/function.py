@@ -1,0 +1,42 @@
+"""A reward model that is your own code: `module:attribute`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from reward_models.base import CheckedModel, RewardError, checked
+
+
+def load_attribute(place: str, **options: Any) -> CheckedModel:
+    """The function, class or object at `module:attribute`; a class is called with `options`.
+
+    Modules of the current directory are found too, as with `python -m`.
+    """
+    module_name, _, attribute = place.partition(":")
+    target: Any = _module(module_name, place)
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise RewardError(f"{place}: {getattr(target, '__name__', target)} has no {part!r}")
+        target = getattr(target, part)
+    if inspect.isclass(target):
+        try:
+            target = target(**options)
+        except Exception as error:
+            raise RewardError(f"{place} could not be made: {type(error).__name__}: {error}") from error
+    elif options:
+        raise RewardError(f"{place} is not a class, so it takes no options; it was given {', '.join(options)}")
+    return checked(target, name=getattr(target, "name", None) or place)
+
+
+def _module(name: str, place: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise RewardError(f"{place}: cannot import {name}: {type(error).__name__}: {error}") from error

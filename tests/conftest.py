@@ -1,0 +1,122 @@
+"""What all tests share: no network, few threads, and small real models made once."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+WORDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {f"w{number}": number for number in range(4, 50)}
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer() -> Any:
+    """Fifty tokens: `w4` to `w49`, one a word, so that a test can write tokens as text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def _llama(common: dict[str, Any]) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=2, initializer_range=0.3))
+
+
+def _qwen2(common: dict[str, Any]) -> Any:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(**common, num_key_value_heads=2, initializer_range=0.3))
+
+
+def _gemma2(common: dict[str, Any]) -> Any:
+    """Caps its logits, scales its embeddings, and looks back through a window in every other layer."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    shape = {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8, "final_logit_softcapping": 2.0}
+    return Gemma2ForCausalLM(Gemma2Config(**common, **shape, initializer_range=0.3))
+
+
+def _gpt2(common: dict[str, Any]) -> Any:
+    """Has absolute positions, and dropout in its configuration."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64, eos_token_id=2, initializer_range=0.3)
+    )
+
+
+def _t5(common: dict[str, Any]) -> Any:
+    """Scales its hidden states before the head."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    tokens = {"vocab_size": 50, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 2}
+    return T5ForConditionalGeneration(T5Config(**shape, **tokens, dropout_rate=0.1))
+
+
+def _bart(common: dict[str, Any]) -> Any:
+    """Adds a bias to its logits, and has absolute positions in the encoder."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    parts = {f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in (("layers", 2), ("ffn_dim", 64))}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    tokens = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    model = BartForConditionalGeneration(
+        BartConfig(**parts, **heads, **tokens, d_model=32, max_position_embeddings=64, init_std=0.3)
+    )
+    model.final_logits_bias.normal_()
+    return model
+
+
+ARCHITECTURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "gemma2": _gemma2,
+    "gpt2": _gpt2,
+    "t5": _t5,
+    "bart": _bart,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[[str], Any]:
+    """A new tiny model of an architecture over `word_tokenizer`'s vocabulary, the same weights each time."""
+
+    def make(architecture: str) -> Any:
+        import torch
+
+        torch.manual_seed(0)
+        common = {
+            "vocab_size": 50,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
+        return ARCHITECTURES[architecture](common).eval()
+
+    return make
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Each of the six architectures in turn."""
+    return str(request.param)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from align.configs.ppo import PPOStageConfig
+from align.configs.reward import RewardConfig
+from align.configs.sft import SftConfig
+from align.data import checking
+
+SENTENCES = {"dataset": {"generator": "sentences", "size": 20}, "text": "{text}", "label": {"column": "label"}}
+
+
+def reward(positive="nontoxic", **more):
+    return RewardConfig.model_validate(
+        {"kind": "reward", "model": "base", "labels": {"positive": positive}, "data": [SENTENCES], **more}
+    )
+
+
+def test_good_data_has_no_problems():
+    assert checking.check(reward()) == []
+    assert checking.check(reward(evaluation_data=[SENTENCES])) == []
+
+
+def test_all_problems_of_a_stage_are_told_at_once(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    prompt = "{dialouge}"
+    generated = {"generator": "dialogues", "size": 3}
+    config = PPOStageConfig.model_validate(
+        {
+            "kind": "ppo",
+            "policy": "sft",
+            "reward": "toxicity",
+            "prompts": [
+                {"dataset": {"path": str(tmp_path / "missing.csv")}, "prompt": prompt},
+                {"dataset": generated, "prompt": prompt},
+            ],
+            "evaluation_prompts": [
+                {"dataset": {"path": str(tmp_path / "bad.jsonl")}, "prompt": prompt},
+                {"dataset": generated, "prompt": "{dialogue}", "where": {"topic": "lnch"}},
+            ],
+        }
+    )
+    problems = checking.check(config)
+    assert len(problems) == 4
+    for problem, place, words in zip(
+        problems,
+        ("prompts.0: ", "prompts.1: ", "evaluation_prompts.0: ", "evaluation_prompts.1: "),
+        ("missing.csv does not exist", "did you mean 'dialogue'?", "bad.jsonl:2: not JSON", "none of 3 rows left"),
+        strict=True,
+    ):
+        assert problem.startswith(place)
+        assert words in problem
+
+
+def test_a_reward_label_that_the_data_lacks():
+    (problem,) = checking.check(reward(positive="nothate"))
+    assert problem == (
+        "labels.positive: 'nothate' is not among the labels of the data: nontoxic (10 rows), toxic (10 rows)"
+    )
+
+
+@pytest.mark.parametrize("field", ["data", "evaluation_data"])
+def test_one_class_only(field):
+    problems = checking.check(reward(**{field: [{**SENTENCES, "where": {"label": "nontoxic"}}]}))
+    assert problems == [f"{field}: all rows have one label, nontoxic (10 rows); a classifier needs two"]
+
+
+def test_evaluation_labels_must_be_known_from_training():
+    names = {"toxic": "hate", "nontoxic": "nontoxic"}
+    problems = checking.check(reward(evaluation_data=[{**SENTENCES, "label": {"column": "label", "names": names}}]))
+    assert problems == ["evaluation_data: labels that `data` lacks: hate"]
+
+
+def test_instructions_are_checked_too():
+    config = SftConfig.model_validate(
+        {
+            "kind": "sft",
+            "model": "base",
+            "data": [
+                {"dataset": {"generator": "dialogues", "size": 3}, "prompt": "{dialogue}", "completion": " {sum}"}
+            ],
+        }
+    )
+    (problem,) = checking.check(config)
+    assert "no column 'sum'; did you mean 'summary'?" in problem

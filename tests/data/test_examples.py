@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from align.configs.base import EvaluationData, InstructionData, LabelledData, PromptData, TextData
+from align.data import examples
+from align.errors import UsageError
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    def write(*rows):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return {"path": str(path)}
+
+    return write
+
+
+def test_each_kind_renders_its_templates(dataset):
+    rows = dataset({"d": "hi", "s": "greeting"}, {"d": "bye", "s": "farewell"})
+    assert examples.texts([TextData(dataset=rows, text="{d}: {s}")]) == ["hi: greeting", "bye: farewell"]
+    assert examples.prompts([PromptData(dataset=rows, prompt="{d}\nSummary:")]) == ["hi\nSummary:", "bye\nSummary:"]
+    instructions = examples.instructions([InstructionData(dataset=rows, prompt="{d}", completion=" {s}")])
+    assert instructions == [examples.Instruction("hi", " greeting"), examples.Instruction("bye", " farewell")]
+    evaluation = examples.evaluation(
+        [
+            EvaluationData(dataset=rows, prompt="{d}", reference="{s}", metrics=["rouge"], limit=1),
+            EvaluationData(dataset=rows, prompt="{s}", limit=1),
+        ]
+    )
+    assert evaluation == [
+        examples.EvaluationExample("hi", "greeting", ("rouge",)),
+        examples.EvaluationExample("greeting", None, None),
+    ]
+
+
+def test_rows_without_text_are_left_out_and_counted(dataset, caplog):
+    rows = dataset(
+        {"d": "hi", "s": None}, {"d": "hi"}, {"d": "hi", "s": " "}, {"d": None, "s": "x"}, {"d": "a", "s": "b"}
+    )
+    with caplog.at_level(logging.INFO):
+        found = examples.instructions([InstructionData(dataset=rows, prompt="{d}", completion=" {s}")])
+    assert found == [examples.Instruction("a", " b")]
+    assert "4 of 5 rows left out" in caplog.text
+
+
+def test_nothing_left_and_unknown_columns_are_errors(dataset):
+    rows = dataset({"text": ""}, {"text": None})
+    with pytest.raises(UsageError, match="in none of 2 rows is there text"):
+        examples.texts([TextData(dataset=rows, text="{text}")])
+    with pytest.raises(UsageError, match=r"no column 'txt'; did you mean 'text'"):
+        examples.texts([TextData(dataset=rows, text="{txt}")])
+
+
+def test_half_a_character_is_an_error(dataset):
+    with pytest.raises(UsageError, match="lone surrogate"):
+        examples.texts([TextData(dataset=dataset({"text": "bad \ud83d"}), text="{text}")])
+
+
+@pytest.mark.parametrize("values", [(0, 1), ("0", "1"), (0.0, 1.0), (False, True)])
+def test_labels_are_compared_by_spelling(dataset, values):
+    rows = dataset(*({"text": "t", "label": value} for value in (*values, None, "")))
+    names = {"0": "nothate", "1": "hate", "true": "hate", "False": "nothate"}
+    found = examples.labelled([LabelledData(dataset=rows, text="{text}", label={"column": "label", "names": names})])
+    assert [one.label for one in found] == ["nothate", "hate"]
+
+
+def test_a_label_may_be_its_own_name_or_lie_beyond_a_threshold(dataset):
+    rows = dataset(
+        {"t": "a", "l": "good", "x": 0.5}, {"t": "b", "l": "bad", "x": "0.51"}, {"t": "c", "l": "bad", "x": None}
+    )
+    plain = LabelledData(dataset=rows, text="{t}", label={"column": "l"})
+    assert [one.label for one in examples.labelled([plain])] == ["good", "bad", "bad"]
+    cut = {"column": "x", "threshold": 0.5, "above": "toxic", "below": "nontoxic"}
+    found = examples.labelled([LabelledData(dataset=rows, text="{t}", label=cut)])
+    assert found == [examples.Labelled("a", "nontoxic"), examples.Labelled("b", "toxic")]
+
+
+def test_labels_that_cannot_be_read_say_what_stands_there(dataset):
+    rows = dataset({"t": "a", "l": "good"}, {"t": "b", "l": "ugly"}, {"t": "c", "l": None})
+    unmapped = LabelledData(dataset=rows, text="{t}", label={"column": "l", "names": {"good": "g", "bad": "b"}})
+    with pytest.raises(UsageError, match=r"nothing of 'ugly' in column 'l'; the column holds: 'good', 'ugly'"):
+        examples.labelled([unmapped])
+    cut = LabelledData(dataset=rows, text="{t}", label={"column": "l", "threshold": 1, "above": "x", "below": "y"})
+    with pytest.raises(UsageError, match="needs numbers for a threshold"):
+        examples.labelled([cut])
+    with pytest.raises(UsageError, match=r"no column 'label'"):
+        examples.labelled([LabelledData(dataset=rows, text="{t}", label={"column": "label"})])

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from align.metrics import diversity
+
+
+def test_distinct_counts_over_the_corpus():
+    assert diversity.distinct(["a b c", "A, b d."], 2) == pytest.approx(3 / 4)
+    assert diversity.distinct(["a", ""], 2) == 0.0
+
+
+def test_repetition_is_within_a_text():
+    assert diversity.repetition("the cat sat on the mat") == 0.0
+    assert diversity.repetition("no no no no no") == pytest.approx(2 / 3)
+    assert diversity.repetition("too short") == 0.0
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3)), st.integers(1, 4))
+def test_repeated_share_is_a_share_and_of_a_doubled_text_at_least_near_half(tokens, n):
+    assert 0 <= diversity.repeated_share(tokens, n) < 1
+    if len(tokens) >= n:
+        assert diversity.repeated_share(tokens * 2, n) >= diversity.repeated_share(tokens, n)
+
+
+def test_words_and_lengths():
+    assert diversity.words("Don't stop, Tom's cat!") == ["don't", "stop", "tom's", "cat"]
+    assert diversity.lengths(["Hi there.", ""]) == {"characters": [9, 0], "words": [2, 0]}

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from align.modeling.checkpoints import MARKER, mark_complete, newest_complete_checkpoint, step_of
+
+
+def checkpoint(directory: Path, step: int) -> Path:
+    path = directory / f"checkpoint-{step}"
+    (path / "deep").mkdir(parents=True)
+    (path / "weights").write_bytes(b"weights" * 100)
+    (path / "deep" / "state.json").write_text("{}")
+    mark_complete(path)
+    return path
+
+
+def test_newest_is_that_of_the_highest_step(tmp_path: Path) -> None:
+    assert newest_complete_checkpoint(tmp_path / "none") is None
+    for step in (20, 100, 9):
+        checkpoint(tmp_path, step)
+    newest = newest_complete_checkpoint(tmp_path)
+    assert newest is not None
+    assert step_of(newest) == 100
+    assert set(json.loads((newest / MARKER).read_text())) == {"weights", "deep/state.json"}
+
+
+def flip(path: Path) -> None:
+    content = bytearray((path / "weights").read_bytes())
+    content[10] ^= 1
+    (path / "weights").write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "the run ended while it was being written": lambda path: (path / MARKER).unlink(),
+    "weights has changed": flip,
+    "deep/state.json is missing": lambda path: (path / "deep" / "state.json").unlink(),
+    "COMPLETE.json is damaged": lambda path: (path / MARKER).write_text("{"),
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGES)
+def test_damaged_one_is_set_aside(reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    older = checkpoint(tmp_path, 1)
+    for _ in range(2):  # also where one of that name was set aside before
+        DAMAGES[reason](checkpoint(tmp_path, 2))
+        with caplog.at_level(logging.WARNING):
+            assert newest_complete_checkpoint(tmp_path) == older
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "damaged-checkpoint-2"]
+    assert f"checkpoint-2 cannot be resumed from ({reason})" in caplog.text

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from align.configs.ppo import HealthConfig
+from align.errors import AlignError, UsageError
+from align.ppo import PPOConfig, PPOTrainer
+from align.ppo.actor_critic import ActorCritic
+from align.tracking import NullTracker
+
+PROMPTS = [{"prompt": f"w{first} w{second}"} for first in range(4, 12) for second in range(4, 8)]
+
+
+class Recorder(NullTracker):
+    def __init__(self) -> None:
+        self.figures: list[dict[str, float]] = []
+        self.evaluations: list[dict[str, float]] = []
+
+    def log(self, metrics: Any, step: int) -> None:
+        (self.evaluations if "eval/objective/scores" in metrics else self.figures).append(dict(metrics))
+
+
+def share_of_w7(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    return [response.split().count("w7") / 8 for response in responses]
+
+
+def settings(**more: Any) -> PPOConfig:
+    defaults = {
+        "learning_rate": 3e-3,
+        "lr_scheduler_type": "constant",
+        "total_episodes": 64,
+        "batch_size": 16,
+        "response_length": 8,
+        "temperature": 1.0,
+        "tokens_per_micro_batch": 100,
+        "eval_steps": 2,
+        "save_steps": 2,
+    }
+    return PPOConfig(**{**defaults, **more})
+
+
+@pytest.fixture
+def trainer(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> Callable[..., PPOTrainer]:
+    def make(model: Any = "llama", reward: Any = share_of_w7, **more: Any) -> PPOTrainer:
+        outside = {name: more.pop(name) for name in ("tracker", "checkpoint_dir", "ref_model") if name in more}
+        held_out = more.pop("held_out", PROMPTS[:8])
+        return PPOTrainer(
+            args=settings(**more),
+            processing_class=word_tokenizer,
+            model=tiny_model(model) if isinstance(model, str) else model,
+            reward_model=reward,
+            train_dataset=PROMPTS,
+            eval_dataset=held_out,
+            **outside,
+        )
+
+    return make
+
+
+def test_at_learning_rate_zero_nothing_changes_and_the_ratio_is_one(
+    trainer: Callable[..., PPOTrainer], architecture: str
+) -> None:
+    recorder = Recorder()
+    ppo = trainer(architecture, learning_rate=0, num_mini_batches=2, tracker=recorder, total_episodes=32)
+    before = {name: tensor.clone() for name, tensor in ppo.actor_critic.state_dict().items()}
+    ppo.train()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ppo.actor_critic.state_dict().items())
+    for figures in recorder.figures:
+        assert figures["val/ratio"] == pytest.approx(1, abs=1e-5)
+        assert figures["objective/kl"] == pytest.approx(0, abs=1e-4)
+        assert figures["policy/clipfrac_avg"] == 0
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_learns_what_is_rewarded(trainer: Callable[..., PPOTrainer], architecture: str) -> None:
+    recorder = Recorder()
+    state = trainer(
+        architecture, total_episodes=64 * 25, batch_size=64, kl_coef=0.01, tracker=recorder, eval_steps=5
+    ).train()
+    first, best = recorder.evaluations[0]["eval/objective/scores"], state.best.reward
+    assert best > first + 0.3
+
+
+def test_lora_trains_no_other_weight(trainer: Callable[..., PPOTrainer], tiny_model: Callable[[str], Any]) -> None:
+    model = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules="all-linear"))
+    ppo = trainer(model, held_out=[])
+    before = {name: parameter.clone() for name, parameter in ppo.actor_critic.named_parameters()}
+    ppo.train()
+    changed = {
+        name for name, parameter in ppo.actor_critic.named_parameters() if not torch.equal(parameter, before[name])
+    }
+    assert changed
+    assert all("lora_" in name or name.startswith("value_head") for name in changed)
+    assert ppo.actor_critic.reference is None
+
+
+def test_micro_batches_change_nothing(trainer: Callable[..., PPOTrainer]) -> None:
+    results = []
+    for budget in (20, 100, 10_000):
+        ppo = trainer(tokens_per_micro_batch=budget, total_episodes=16, num_mini_batches=2, held_out=[])
+        ppo.train()
+        results.append(torch.cat([parameter.flatten() for parameter in ppo.actor_critic.trainable.values()]))
+    torch.testing.assert_close(results[0], results[2], atol=2e-5, rtol=0)
+    torch.testing.assert_close(results[1], results[2], atol=2e-5, rtol=0)
+
+
+def test_resumes_bitwise(trainer: Callable[..., PPOTrainer], tmp_path: Path) -> None:
+    """Killed in every update by its reward model, and started again, against never killed."""
+    adaptive = {"kl_target": 0.5, "reward_scaling": True, "total_episodes": 96, "save_steps": 1, "warmup_steps": 2}
+    whole = trainer(**adaptive, checkpoint_dir=tmp_path / "whole")
+    whole.train()
+
+    def interrupted_after(calls: int) -> Callable[..., list[float]]:
+        left = iter(range(calls))
+
+        def score(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+            if next(left, None) is None:
+                raise RuntimeError("power cut")
+            return share_of_w7(prompts, responses)
+
+        return score
+
+    for calls in (2, 2, 4):
+        with pytest.raises(AlignError, match="power cut"):
+            trainer(reward=interrupted_after(calls), **adaptive, checkpoint_dir=tmp_path / "parts").train()
+    resumed = trainer(**adaptive, checkpoint_dir=tmp_path / "parts")
+    assert resumed.train() == whole.state
+    for name, tensor in whole.actor_critic.state_dict().items():
+        assert torch.equal(tensor, resumed.actor_critic.state_dict()[name]), name
+
+
+def test_a_damaged_checkpoint_is_set_aside(
+    trainer: Callable[..., PPOTrainer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = trainer(checkpoint_dir=tmp_path)
+    whole.train()
+    with (tmp_path / "checkpoint-4" / "weights.safetensors").open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\x07")
+    again = trainer(checkpoint_dir=tmp_path)
+    with caplog.at_level(logging.WARNING):
+        again.train()
+    assert "checkpoint-4 cannot be resumed from" in caplog.text
+    assert again.state == whole.state
+
+
+def test_keeps_the_best_policy_within_the_kl_budget(trainer: Callable[..., PPOTrainer]) -> None:
+    recorder = Recorder()
+    state = trainer(
+        total_episodes=64 * 12, batch_size=64, kl_coef=0, max_eval_kl=3.0, tracker=recorder, eval_steps=1
+    ).train()
+    within = [e["eval/objective/scores"] for e in recorder.evaluations if e["eval/objective/kl"] <= 3.0]
+    assert state.best.reward == max(within)
+    assert max(e["eval/objective/kl"] for e in recorder.evaluations) > 3.0
+
+
+def test_reaches_the_closed_form_optimum(trainer: Callable[..., PPOTrainer], tiny_model: Callable[[str], Any]) -> None:
+    """One token, one prompt: policy ∝ reference x exp(reward / beta)."""
+    beta, model = 0.5, tiny_model("llama")
+    rewards = torch.randn(50, generator=torch.Generator().manual_seed(1))
+
+    def score(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        return [float(rewards[int(response[1:])]) if response.startswith("w") else 0.0 for response in responses]
+
+    def distribution() -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=torch.tensor([[5, 6]])).logits[0, -1].log_softmax(-1)
+
+    reference = distribution()
+    by_token = torch.tensor([float(rewards[token]) if token >= 4 else 0.0 for token in range(50)])
+    optimum = (reference + by_token / beta).log_softmax(-1)
+    ppo = trainer(
+        model,
+        score,
+        total_episodes=512 * 150,
+        batch_size=512,
+        response_length=1,
+        kl_coef=beta,
+        learning_rate=2e-3,
+        lr_scheduler_type="linear",
+        stop_token=None,
+        whiten_advantages=False,
+        eval_steps=1000,
+        tokens_per_micro_batch=10_000,
+        save_steps=1000,
+    )
+    ppo.prompts, ppo.eval_prompts = [ppo.prompts[1 * 4 + 2]], []
+    ppo.train()
+    final = distribution()
+    assert float((final.exp() * (final - optimum)).sum()) < 0.01
+    assert float((reference.exp() * (reference - optimum)).sum()) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("planted", "named"),
+    [("reference", "kl-zero"), ("dropout", "ratio-one"), ("head", "own-logits")],
+)
+def test_preflight_stops_a_planted_fault(trainer: Callable[..., PPOTrainer], planted: str, named: str) -> None:
+    ppo = trainer("gpt2")
+    if planted == "reference":
+        with torch.no_grad():
+            ppo.actor_critic.reference.transformer.wte.weight.mul_(1.01)
+    elif planted == "dropout":
+        ppo.actor_critic.model.transformer.drop.p = 0.1
+        ppo.actor_critic.model.train()
+    else:
+        ppo.actor_critic.model.config.logit_scale = 1.3
+    with pytest.raises(AlignError, match=named):
+        ppo.train()
+    assert ppo.state.update == 0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "figure"),
+    [
+        ({"max_kl": 1e-9}, "KL"),
+        ({"min_entropy": 50.0}, "entropy"),
+        ({"max_length_drift": 1e-9}, "drift"),
+        ({"max_repetition": 0.0}, "repeated"),
+        ({"max_clipfrac": 0.0}, "clipped"),
+        ({"min_score_std": 50.0}, "spread"),
+    ],
+)
+def test_health_stops_or_warns(
+    trainer: Callable[..., PPOTrainer],
+    caplog: pytest.LogCaptureFixture,
+    threshold: dict[str, float],
+    figure: str,
+) -> None:
+    how = {"kl_coef": 0, "learning_rate": 2e-2, "temperature": 0.3}
+    stopped = trainer(**how, health=HealthConfig(**threshold, action="stop")).train()
+    assert stopped.stopped is not None
+    assert figure in stopped.stopped
+    with caplog.at_level(logging.WARNING):
+        warned = trainer(**how, health=HealthConfig(**threshold)).train()
+    assert warned.stopped is None
+    assert figure in caplog.text
+
+
+def test_healthy_runs_are_left_alone(trainer: Callable[..., PPOTrainer], caplog: pytest.LogCaptureFixture) -> None:
+    wide = HealthConfig(
+        max_kl=50,
+        min_entropy=0.01,
+        max_length_drift=5,
+        max_repetition=1,
+        max_clipfrac=1,
+        min_score_std=0,
+        action="stop",
+    )
+    with caplog.at_level(logging.WARNING):
+        assert trainer(health=wide).train().stopped is None
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("broken", [[math.nan] * 16, [None] * 16, [1.0] * 15, "good", ["0.5"] * 16])
+def test_a_broken_reward_stops_by_name_with_a_checkpoint(
+    trainer: Callable[..., PPOTrainer], tmp_path: Path, broken: Any
+) -> None:
+    calls = iter(range(100))
+
+    def flaky_reward(prompts: Sequence[str], responses: Sequence[str]) -> Any:
+        return share_of_w7(prompts, responses) if next(calls) < 2 else broken
+
+    with pytest.raises(AlignError, match="flaky_reward"):
+        trainer(reward=flaky_reward, checkpoint_dir=tmp_path).train()
+    assert (tmp_path / "checkpoint-1" / "COMPLETE.json").is_file()
+
+
+def test_missing_eos_costs(trainer: Callable[..., PPOTrainer]) -> None:
+    ppo = trainer(missing_eos_penalty=1.0)
+    rollout = ppo._roll_out(ppo.prompts[:16], torch.Generator().manual_seed(0))
+    assert 0 < rollout.finished.sum() < 16
+    torch.testing.assert_close(ppo._shaped(rollout), rollout.scores - (~rollout.finished).float())
+
+
+@pytest.mark.parametrize(("rows", "message"), [([], "empty"), ([{"text": "w4"}], "row 0"), ([{"prompt": ""}], "row 0")])
+def test_bad_prompts(
+    tiny_model: Callable[[str], Any], word_tokenizer: Any, rows: list[dict[str, str]], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), share_of_w7, rows)
+
+
+def test_tokenised_rows_are_prompts_too(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> None:
+    ppo = PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), share_of_w7, [{"input_ids": [5, 6]}])
+    assert ppo.prompts[0].text == "w5 w6"
+
+
+def test_a_mini_batch_is_one_optimizer_step(trainer: Callable[..., PPOTrainer]) -> None:
+    for epochs, mini_batches in ((1, 1), (2, 1), (1, 4), (3, 2)):
+        ppo = trainer(num_ppo_epochs=epochs, num_mini_batches=mini_batches, total_episodes=32)
+        ppo.train()
+        steps = {int(state["step"]) for state in ppo.optimizer.state.values()}
+        assert steps == {2 * epochs * mini_batches}
+
+
+def test_dropout_is_off_everywhere(tiny_model: Callable[[str], Any]) -> None:
+    for architecture in ("gpt2", "t5"):
+        actor_critic = ActorCritic(tiny_model(architecture).train())
+        assert not any(module.p for module in actor_critic.modules() if isinstance(module, torch.nn.Dropout))

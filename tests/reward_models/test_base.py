@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+import reward_models
+from reward_models import RewardError, RewardModel, checked
+
+
+def by_length(prompts, responses, references=None):
+    return [float(len(response)) for response in responses]
+
+
+def test_the_public_names():
+    assert sorted(reward_models.__all__) == [
+        "CheckedModel",
+        "RewardError",
+        "RewardModel",
+        "Spec",
+        "builtin_names",
+        "checked",
+        "load",
+        "located",
+    ]
+
+
+def test_importing_the_package_imports_neither_torch_nor_transformers():
+    code = "import sys, reward_models; print(sorted({'torch', 'transformers', 'align'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_a_function_becomes_a_reward_model_of_its_name():
+    model = checked(by_length)
+    assert isinstance(model, RewardModel)
+    assert model.name == "by_length"
+    assert model.score(["p", "p"], ["ab", "abcd"]) == [2.0, 4.0]
+    assert model.describe() == {"name": "by_length", "kind": "function", "range": None}
+    assert model.components() == {}
+
+
+def test_a_function_without_references_is_not_given_any():
+    assert checked(lambda prompts, responses: [1] * len(responses)).score(["p"], ["r"], ["s"]) == [1.0]
+
+
+def test_arrays_are_numbers_too():
+    numpy = pytest.importorskip("numpy")
+    assert checked(lambda p, r: numpy.ones(len(r), dtype=numpy.float32)).score(["p"], ["r"]) == [1.0]
+    assert checked(lambda p, r: [numpy.float32(1.5)]).score(["p"], ["r"]) == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([1.0, None], "score 1 of 2 is None"),
+        ([math.nan, 1.0], "score 0 of 2 is nan"),
+        ([1.0, -math.inf], "score 1 of 2 is -inf"),
+        ([1.0, "2"], "score 1 of 2 is '2'"),
+        ([1.0, True], "score 1 of 2 is True"),
+        ([1.0, [2.0]], "score 1 of 2 is of type list"),
+        ([1.0], "returned 1 scores for 2 responses"),
+        ([1.0, 2.0, 3.0], "returned 3 scores for 2 responses"),
+        (None, "must return a list of 2 numbers, not None"),
+        (3.0, "must return a list of 2 numbers, not 3.0"),
+        ("12", "must return a list of 2 numbers"),
+        ({0: 1.0, 1: 2.0}, "must return a list of 2 numbers"),
+    ],
+)
+def test_a_bad_answer_is_refused_under_the_models_name(answer, message):
+    with pytest.raises(RewardError, match="reward model planted") as caught:
+        checked(lambda prompts, responses: answer, name="planted").score(["p", "p"], ["a", "b"])
+    assert message in str(caught.value)
+
+
+def test_an_exception_becomes_an_error_with_the_models_name():
+    def broken(prompts, responses):
+        raise KeyError("column")
+
+    with pytest.raises(RewardError, match="reward model broken failed: KeyError: 'column'"):
+        checked(broken).score(["p"], ["r"])
+
+
+def test_prompts_and_references_must_match_the_responses():
+    with pytest.raises(RewardError, match="1 prompts for 2 responses"):
+        checked(by_length).score(["p"], ["a", "b"])
+    with pytest.raises(RewardError, match="1 references for 2 responses"):
+        checked(by_length).score(["p", "p"], ["a", "b"], ["r"])
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(RewardError, match="is no reward model"):
+        checked(3)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+
+import reward_models
+from reward_models import RewardError
+
+ARCHITECTURES = ["roberta", "llama", "t5"]
+
+
+def scores(directory, prompts, texts, **options):
+    return reward_models.load(str(directory), **options).score(prompts, texts)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("transform", ["logit", "log_odds", "probability", "log_probability"])
+def test_the_order_of_labels_does_not_matter(make_classifier, prompts, texts, architecture, transform):
+    options = {"label": "NonToxic", "transform": transform}
+    one = scores(make_classifier(architecture, ["toxic", "nontoxic"]), prompts, texts, **options)
+    other = scores(make_classifier(architecture, ["nontoxic", "toxic"]), prompts, texts, **options)
+    assert one == pytest.approx(other, abs=1e-6)
+    assert len(set(one)) > 3
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_three_labels_permuted(make_classifier, prompts, texts, architecture):
+    one = make_classifier(architecture, ["joy", "anger", "fear"])
+    other = make_classifier(architecture, ["fear", "joy", "anger"])
+    for transform in ["log_odds", "probability"]:
+        expected = scores(one, prompts, texts, label="anger", transform=transform)
+        assert scores(other, prompts, texts, label="anger", transform=transform) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_multi_label_scores_are_sigmoids_of_their_own_logit(make_classifier, prompts, texts, architecture):
+    labels = ["toxic", "insult", "threat"]
+    one = make_classifier(architecture, labels, "multi_label_classification")
+    other = make_classifier(architecture, labels[::-1], "multi_label_classification")
+    logits = scores(one, prompts, texts, label="insult", transform="logit")
+    assert scores(other, prompts, texts, label="insult", transform="log_odds") == pytest.approx(logits, abs=1e-6)
+    expected = torch.tensor(logits).sigmoid().tolist()
+    assert scores(one, prompts, texts, label="insult", transform="probability") == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_one_logit_needs_no_label(make_classifier, prompts, texts, architecture):
+    directory = make_classifier(architecture, ["LABEL_0"])
+    assert scores(directory, prompts, texts) == scores(directory, prompts, texts, transform="logit")
+
+
+def test_the_transforms_agree_with_softmax(make_classifier, prompts, texts):
+    directory = make_classifier("roberta", ["toxic", "nontoxic"])
+    logit = {
+        label: torch.tensor(scores(directory, prompts, texts, label=label, transform="logit"), dtype=torch.float64)
+        for label in ["toxic", "nontoxic"]
+    }
+    probability = torch.stack([logit["toxic"], logit["nontoxic"]]).softmax(0)[1]
+    for transform, expected in {
+        "probability": probability,
+        "log_probability": probability.log(),
+        "log_odds": logit["nontoxic"] - logit["toxic"],
+    }.items():
+        found = scores(directory, prompts, texts, label="nontoxic", transform=transform)
+        assert found == pytest.approx(expected.tolist(), abs=1e-6)
+    negated = scores(directory, prompts, texts, label="toxic", sign=-1)
+    assert negated == pytest.approx(scores(directory, prompts, texts, label="nontoxic"), abs=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_depend_neither_on_batch_size_nor_on_order(make_classifier, prompts, texts, architecture):
+    directory = make_classifier(architecture, ["toxic", "nontoxic"])
+    model = reward_models.load(str(directory), label="nontoxic", append_eos=True)
+    whole = model.score(prompts, texts)
+    assert model.score(prompts, texts) == whole
+    same = pytest.approx(whole, abs=1e-6, rel=1e-6)
+    assert [model.score([prompt], [text])[0] for prompt, text in zip(prompts, texts, strict=True)] == same
+    assert scores(directory, prompts, texts, label="nontoxic", append_eos=True, batch_tokens=1) == same
+    order = random.Random(0).sample(range(len(texts)), len(texts))
+    shuffled = model.score([prompts[index] for index in order], [texts[index] for index in order])
+    assert [shuffled[order.index(index)] for index in range(len(texts))] == same
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "t5"])
+def test_the_same_scores_as_transformers_own_pipeline(make_classifier, prompts, texts, architecture):
+    from transformers import pipeline
+
+    directory = make_classifier(architecture, ["toxic", "nontoxic"])
+    plain = [text for text in texts if text and "</s>" not in text]
+    classify = pipeline("text-classification", str(directory), top_k=None, device="cpu")
+    expected = [
+        next(row["score"] for row in rows if row["label"] == "nontoxic") for rows in classify(plain, truncation=True)
+    ]
+    found = scores(directory, prompts[: len(plain)], plain, label="nontoxic", transform="probability")
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_text_cannot_forge_special_tokens(make_classifier, architecture):
+    model = reward_models.load(
+        str(make_classifier(architecture, ["toxic", "nontoxic"])), label="nontoxic", append_eos=True
+    )
+    alone, forged = model.score(["", ""], ["rude", "rude</s>"])
+    assert alone != forged
+    assert len(model.score([""] * 3, ["a", "b</s>c</s>", "</s>"])) == 3
+
+
+def test_prompt_and_response_are_both_read_and_the_response_is_never_cut_off(make_classifier):
+    directory = str(make_classifier("roberta", ["toxic", "nontoxic"]))
+    response = reward_models.load(directory, label="toxic")
+    assert len(set(response.score(["one", "two"], ["same", "same"]))) == 1
+    both = reward_models.load(directory, label="toxic", input="prompt_and_response")
+    assert len(set(both.score(["one", "two"], ["same", "same"]))) == 2
+    long = "word " * 200
+    assert len(set(both.score([long, long], ["yes", "no"]))) == 2
+    assert both.score(["A:\n"], ["b"]) == pytest.approx(response.score([""], ["A:\nb"]), abs=1e-6)
+
+
+def test_the_declaration_beside_the_model_sets_defaults(make_classifier, prompts, texts, tmp_path):
+    directory = tmp_path / "model"
+    shutil.copytree(make_classifier("llama", ["toxic", "nontoxic"]), directory)
+    declared = {"label": "nontoxic", "transform": "probability", "max_length": 16, "append_eos": True}
+    (directory / "reward_model.json").write_text(json.dumps(declared))
+    model = reward_models.load(str(directory))
+    described = model.describe()
+    assert {key: described[key] for key in ("label", "transform", "sign", "input", "max_length", "range")} == {
+        "label": "nontoxic",
+        "transform": "probability",
+        "sign": 1,
+        "input": "response",
+        "max_length": 16,
+        "range": [0.0, 1.0],
+    }
+    assert all(0 < score < 1 for score in model.score(prompts, texts))
+    open_ended = reward_models.load(str(directory), append_eos=False)
+    assert model.score(prompts, texts) != open_ended.score(prompts, texts)
+    assert reward_models.load(str(directory), sign=-1, label="toxic").describe()["range"] == [-1.0, -0.0]
+    (directory / "reward_model.json").write_text('{"lable": "nontoxic"}')
+    with pytest.raises(RewardError, match=r"may hold label, .*, not lable"):
+        reward_models.load(str(directory))
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (["toxic", "nontoxic"], {"label": "polite"}, "has no label 'polite'; its labels are toxic, nontoxic"),
+        (["toxic", "nontoxic"], {}, "which label is scored.*toxic, nontoxic"),
+        (["LABEL_0", "LABEL_1"], {"label": "LABEL_1"}, "its labels have no names"),
+        (["LABEL_0"], {"label": "good"}, "has no label 'good'"),
+        (["toxic", "nontoxic"], {"label": "toxic", "transform": "odds"}, "transform is 'odds'; it can be logit"),
+        (["toxic", "nontoxic"], {"label": "toxic", "sign": 2}, "sign is 2; it can be 1, -1"),
+        (["toxic", "nontoxic"], {"label": "toxic", "max_length": 65}, "reads at most 64 tokens"),
+        (["toxic", "nontoxic"], {"label": "toxic", "max_length": 0}, "max_length must be a whole number above 0"),
+        (["toxic", "nontoxic"], {"label": "toxic", "lenght": 3}, "unexpected keyword argument 'lenght'"),
+        (["toxic", "nontoxic"], {"label": "a", "names": {"LABEL_0": "a"}}, "`names` renames 'LABEL_0'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make_classifier, labels, options, message):
+    with pytest.raises(RewardError, match=message):
+        reward_models.load(str(make_classifier("roberta", labels)), **options)
+
+
+def test_unnamed_labels_can_be_named(make_classifier, prompts, texts):
+    directory = make_classifier("roberta", ["LABEL_0", "LABEL_1"])
+    by_label = scores(directory, prompts, texts, names={"LABEL_0": "good", "LABEL_1": "bad"}, label="good")
+    by_index = scores(directory, prompts, texts, names={0: "bad", "1": "good"}, label="bad")
+    assert by_label == by_index
+
+
+def test_a_language_model_is_no_classifier(tmp_path, make_classifier):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    directory = tmp_path / "language-model"
+    shutil.copytree(make_classifier("llama", ["toxic", "nontoxic"]), directory)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    LlamaForCausalLM(LlamaConfig(vocab_size=320, **shape)).save_pretrained(directory)
+    with pytest.raises(RewardError, match="is no trained classifier: it has no weights for score"):
+        reward_models.load(str(directory), names={0: "a", 1: "b"}, label="a")
+
+
+def test_an_empty_directory_is_no_classifier(tmp_path):
+    with pytest.raises(RewardError, match="no sequence classifier can be loaded"):
+        reward_models.load(str(tmp_path))

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, GenerationConfig, RobertaConfig, RobertaForSequenceClassification
+
+from align import stages
+from align.configs import KINDS
+from align.configs.base_model import BaseModelConfig
+from align.errors import UsageError
+from align.modeling.load import load_tokenizer
+from align.stages import base_model
+from align.tracking import NullTracker
+from align.workspace import Workspace
+
+
+def take(model: Path | str, tmp_path: Path, dtype: str = "float32") -> dict[str, object]:
+    config = BaseModelConfig.model_validate({"kind": "base", "model": str(model), "dtype": dtype})
+    return dict(base_model.run(config, {}, Workspace(tmp_path), NullTracker()))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5", "roberta"])
+def test_every_kind_of_model_is_kept(architecture: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    metrics = take(tiny_models[architecture], tmp_path)
+    kept = load_file(tmp_path / "output" / "model.safetensors")
+    given = load_file(tiny_models[architecture] / "model.safetensors")
+    assert kept.keys() == given.keys()
+    assert all(torch.equal(kept[name], given[name]) for name in given)
+    assert metrics["parameters"] == sum(tensor.numel() for tensor in given.values())
+    assert (tmp_path / "output" / "tokenizer.json").is_file()
+
+
+def test_a_classifier_keeps_its_labels(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    config = RobertaConfig.from_pretrained(tiny_models["roberta"])
+    config.id2label, config.label2id = {0: "nothate", 1: "hate"}, {"nothate": 0, "hate": 1}
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "given")
+    load_tokenizer(tiny_models["roberta"]).save_pretrained(tmp_path / "given")
+    take(tmp_path / "given", tmp_path)
+    kept = json.loads((tmp_path / "output" / "config.json").read_text())
+    assert kept["id2label"] == {"0": "nothate", "1": "hate"}
+    assert kept["architectures"] == ["RobertaForSequenceClassification"]
+
+
+def test_dtype_is_converted_and_sampling_settings_are_dropped(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_models["llama"])
+    model.generation_config = GenerationConfig(do_sample=True, temperature=0.3, repetition_penalty=1.3, eos_token_id=1)
+    model.save_pretrained(tmp_path / "given")
+    load_tokenizer(tiny_models["llama"]).save_pretrained(tmp_path / "given")
+    take(tmp_path / "given", tmp_path, "bfloat16")
+    kept = load_file(tmp_path / "output" / "model.safetensors")
+    assert {tensor.dtype for tensor in kept.values()} == {torch.bfloat16}
+    generation = json.loads((tmp_path / "output" / "generation_config.json").read_text())
+    assert set(generation) == {"eos_token_id", "pad_token_id", "transformers_version"}
+
+
+def test_what_is_not_there_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"align-test/no-such-model is neither a directory.*HF_HOME.*HF_TOKEN"):
+        take("align-test/no-such-model", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty holds no model that can be loaded"):
+        take(tmp_path / "empty", tmp_path)
+
+
+def test_every_kind_has_a_file() -> None:
+    assert stages.FILES.keys() == KINDS.keys()
+    assert stages.load("base") is base_model

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from align import interrupt
+from align.configs.pretrain import PretrainConfig
+from align.errors import AlignError, Interrupted, UsageError
+from align.stages import pretrain
+from align.tracking import EventLog, NullTracker
+from align.workspace import Workspace
+
+Config = Callable[..., PretrainConfig]
+
+
+def digests(directory: Path) -> dict[str, str]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_same_seed_gives_the_same_files_also_when_interrupted(
+    architecture: str,
+    pretrain_config: Config,
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped in the second epoch, away from any regular checkpoint, and run again."""
+    config = pretrain_config(architecture)
+    workspace = Workspace(tmp_path)
+
+    class SignalInSecondEpoch(NullTracker):
+        def log(self, metrics: Any, step: int) -> None:
+            if metrics["train/epoch"] > 1:
+                monkeypatch.setattr(interrupt, "_received", 15)
+
+    with pytest.raises(Interrupted, match="a checkpoint of step 21 was saved"):
+        pretrain.run(config, {}, workspace, SignalInSecondEpoch())
+    assert not workspace.output.exists()
+    monkeypatch.setattr(interrupt, "_received", None)
+    pretrain.run(config, {}, workspace, EventLog(workspace.events))
+    assert digests(workspace.output) == digests(tiny_models[architecture])
+
+
+def test_metrics_and_events(pretrain_config: Config, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    config = pretrain_config("llama", num_train_epochs=1)
+    metrics = pretrain.run(config, {}, workspace, EventLog(workspace.events))
+    assert set(metrics) == {"loss", "perplexity", "train_loss", "parameters", "tokens"}
+    assert isinstance(metrics["loss"], float)
+    assert isinstance(metrics["perplexity"], float)
+    assert 1 < metrics["perplexity"] < 400
+    assert '"train/loss"' in workspace.events.read_text()
+
+
+def test_llama_loads_plainly(tiny_models: dict[str, Path]) -> None:
+    directory = tiny_models["llama"]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    assert model.config.tie_word_embeddings
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    text = "Grüße, 世界!  two spaces\n"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_t5_loads_plainly_and_its_tokenizer_ends_texts(tiny_models: dict[str, Path]) -> None:
+    directory = tiny_models["t5"]
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    assert tokenizer("red cat")["input_ids"][-1] == tokenizer.eos_token_id
+    assert tokenizer("red<extra_id_31>")["input_ids"][-2] == tokenizer.convert_tokens_to_ids("<extra_id_31>")
+    assert torch.isfinite(model(**tokenizer("red", return_tensors="pt"), labels=torch.tensor([[5, 1]])).loss)
+
+
+def test_nothing_of_the_published_files_is_a_path_or_a_pickle(tiny_models: dict[str, Path]) -> None:
+    directory = tiny_models["llama"]
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    for path in directory.iterdir():
+        assert str(directory.parent).encode() not in path.read_bytes()
+
+
+def test_corrupted_text_and_spans_make_up_the_block() -> None:
+    tokens = np.arange(100, 164)
+    text, target = pretrain.corrupt(tokens, list(range(10, 42)), 1, np.random.default_rng(0))
+    assert text[-1] == target[-1] == 1
+    spans: dict[int, list[int]] = {}
+    for token in target[:-1].tolist():
+        if token < 100:
+            spans[token] = []
+        else:
+            spans[list(spans)[-1]].append(token)
+    assert list(spans) == [10, 11, 12]
+    assert sum(map(len, spans.values())) == 10
+    whole = [part for token in text[:-1].tolist() for part in (spans[token] if token < 100 else [token])]
+    assert whole == tokens.tolist()
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_short_blocks_can_be_corrupted(length: int) -> None:
+    text, target = pretrain.corrupt(np.arange(100, 100 + length), [10, 11], 1, np.random.default_rng(0))
+    assert len(text) + len(target) == length + 2 * (target == 10).sum() + 2 * (target == 11).sum() + 2
+
+
+def test_padding_of_the_last_block_is_not_in_the_loss() -> None:
+    batch = pretrain.BlockCollator(0)([np.array([5, 6, 7]), np.array([8])])
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["labels"].tolist() == [[5, 6, 7], [8, -100, -100]]
+
+
+def test_too_little_text_and_too_long_blocks(pretrain_config: Config, tmp_path: Path) -> None:
+    long = pretrain_config("llama").model_copy(update={"max_length": 129})
+    with pytest.raises(UsageError, match="max_length 129 is more than size"):
+        pretrain.run(long, {}, Workspace(tmp_path), NullTracker())
+    huge = pretrain_config("t5").model_copy(update={"max_length": 100_000})
+    with pytest.raises(UsageError, match="make only 1 block"):
+        pretrain.run(huge, {}, Workspace(tmp_path), NullTracker())
+
+
+def test_a_loss_gone_wrong_stops_the_stage(
+    pretrain_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = pretrain_config("llama", learning_rate=1e30, max_grad_norm=0)
+    with caplog.at_level(logging.ERROR), pytest.raises(AlignError, match="no longer finite at step"):
+        pretrain.run(config, {}, Workspace(tmp_path), NullTracker())

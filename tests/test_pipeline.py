@@ -1,0 +1,335 @@
+"""Plans and runs. The stages are small fakes that write files; registry, recipe and data are the real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import align
+from align import pipeline, stages
+from align.configs import StageConfig
+from align.configs.base import TrainConfig
+from align.configs.sft import SftConfig
+from align.errors import AlignError, Interrupted, UsageError, VerificationError
+from align.pipeline import Plan, identity
+from align.recipe import load
+from align.registry import Registry
+from align.tracking import Tracker
+from align.workspace import Inputs, Metrics, Workspace
+
+RECIPE = """\
+name: tiny
+seed: 17
+datasets: {rows: {path: rows.jsonl}}
+stages:
+  evaluation:
+    kind: evaluate
+    models: [sft, ppo]
+    metrics: [rouge]
+    data: [{dataset: rows, prompt: "{prompt}"}]
+  base: {kind: base, model: ./model}
+  sft:
+    kind: sft
+    model: base
+    data: [{dataset: rows, prompt: "{prompt}", completion: " {answer}"}]
+    train: {learning_rate: 0.001}
+  toxicity:
+    kind: reward
+    model: base
+    data: [{dataset: rows, text: "{answer}", label: {column: label}}]
+    labels: {positive: nontoxic}
+  ppo: {kind: ppo, policy: sft, reward: toxicity, prompts: [{dataset: rows, prompt: "{prompt}"}]}
+"""
+ORDER = ["base", "sft", "toxicity", "ppo", "evaluation"]
+
+
+class FakeStage:
+    """Publishes what it was told and given, so that equal work gives equal files."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.fail: Exception | None = None
+        self.salt = ""
+
+    def run(self, config: StageConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
+        self.ran.append(config.kind)
+        (workspace.checkpoints / "step-1").mkdir(exist_ok=True)
+        if self.fail and config.kind == "ppo":
+            raise self.fail
+        given = {reference: sorted(p.name for p in Path(path).iterdir()) for reference, path in inputs.items()}
+        content = {"kind": config.kind, "seed": config.seed, "inputs": given, "salt": self.salt}
+        (workspace.output / "content.json").write_text(json.dumps(content), encoding="utf-8")
+        tracker.log({"loss": 1.0}, 1)
+        return {"loss": 1.0}
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> FakeStage:
+    fake = FakeStage()
+    monkeypatch.setattr(stages, "load", lambda kind: fake)
+    return fake
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the recipe, its data and its base model."""
+    rows = [{"prompt": "a", "answer": "b", "label": "toxic"}, {"prompt": "c", "answer": "d", "label": "nontoxic"}]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALIGN_REGISTRY", raising=False)
+    return tmp_path
+
+
+def actions(plan: Plan) -> dict[str, str]:
+    return {step.name: step.action for step in plan.steps}
+
+
+def reasons(plan: Plan) -> dict[str, str]:
+    return {step.name: step.reason for step in plan.steps}
+
+
+def test_stages_run_in_order_of_need_and_then_come_from_the_registry(here: Path, stage: FakeStage) -> None:
+    first = align.plan("tiny.yaml")
+    assert list(actions(first)) == ORDER
+    assert set(reasons(first).values()) == {"no artifact yet"}
+    assert not (here / "registry").exists()
+
+    artifacts = align.run("tiny.yaml")
+    assert stage.ran == ["base", "sft", "reward", "ppo", "evaluate"]
+    assert list(artifacts) == ORDER
+    ppo = artifacts["ppo"].manifest
+    assert {place: taken.reference for place, taken in ppo.inputs.items()} == {
+        "policy": "sft@v1",
+        "reward": "toxicity@v1",
+    }
+    assert ppo.config["seed"] == 17
+    assert ppo.metrics == {"loss": 1.0}
+    assert str(here) not in artifacts["base"].path.parent.joinpath("manifest.json").read_text()
+    assert ppo.environment["packages"]["torch"]
+
+    assert set(actions(align.plan("tiny.yaml")).values()) == {"cached"}
+    assert {name: a.reference for name, a in align.run("tiny.yaml").items()} == {name: f"{name}@v1" for name in ORDER}
+    assert len(stage.ran) == 5
+
+
+def test_one_stage_brings_what_it_needs(here: Path) -> None:
+    assert list(actions(align.plan("tiny.yaml", ["toxicity"]))) == ["base", "toxicity"]
+    with pytest.raises(UsageError, match="no stage called 'toxicty'; did you mean `toxicity`"):
+        align.plan("tiny.yaml", ["toxicty"])
+    with pytest.raises(UsageError, match="not among those to run: base, toxicity"):
+        align.plan("tiny.yaml", ["toxicity"], force=["ppo"])
+
+
+def test_only_what_a_change_touches_runs_again_and_the_reason_names_it(here: Path, stage: FakeStage) -> None:
+    align.run("tiny.yaml")
+    plan = align.plan("tiny.yaml", overrides=["stages.sft.train.learning_rate=0.002", "stages.sft.max_length=9"])
+    assert actions(plan) == {"base": "cached", "sft": "run", "toxicity": "cached", "ppo": "run", "evaluation": "run"}
+    assert reasons(plan)["sft"] == "config changed: max_length 512 -> 9, train.learning_rate 0.001 -> 0.002"
+    assert reasons(plan)["ppo"] == "input sft will run again"
+    pipeline.run(plan)
+    assert actions(align.plan("tiny.yaml"))["ppo"] == "cached"  # the old artifacts are still there
+
+
+def test_changed_data_is_noticed_and_a_moved_file_is_not(here: Path, stage: FakeStage) -> None:
+    align.run("tiny.yaml")
+    (here / "elsewhere").mkdir()
+    (here / "rows.jsonl").rename(here / "elsewhere" / "moved.jsonl")
+    moved = ["datasets.rows.path=elsewhere/moved.jsonl"]
+    assert set(actions(align.plan("tiny.yaml", overrides=moved)).values()) == {"cached"}
+    with (here / "elsewhere" / "moved.jsonl").open("a") as file:
+        file.write('{"prompt": "e", "answer": "f", "label": "toxic"}\n')
+    plan = align.plan("tiny.yaml", overrides=moved)
+    assert actions(plan)["base"] == "cached"
+    assert reasons(plan)["sft"] == "data changed: data.0"
+    assert reasons(plan)["ppo"] == "input sft will run again; input toxicity will run again; data changed: prompts.0"
+
+
+def test_a_changed_base_model_is_noticed(here: Path, stage: FakeStage) -> None:
+    align.run("tiny.yaml")
+    (here / "model" / "config.json").write_text('{"a": 1}')
+    assert set(actions(align.plan("tiny.yaml")).values()) == {"run"}
+
+
+def test_threads_and_device_are_part_of_the_fingerprint(
+    here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    align.run("tiny.yaml", ["base"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert reasons(align.plan("tiny.yaml", ["base"])) == {"base": "threads changed: 1 -> 7"}
+
+
+def test_force_runs_again_and_what_follows_only_if_the_result_differs(here: Path, stage: FakeStage) -> None:
+    align.run("tiny.yaml")
+    plan = align.plan("tiny.yaml", force=["sft"])
+    assert reasons(plan)["sft"] == "forced"
+    assert reasons(plan)["ppo"] == "input sft will run again"
+    stage.ran.clear()
+    pipeline.run(plan)
+    assert stage.ran == ["sft"]  # it came out the same
+    stage.ran.clear()
+    stage.salt = "a GPU that adds up in another order"
+    artifacts = align.run("tiny.yaml", force=["sft"])
+    assert stage.ran == ["sft", "ppo", "evaluate"]
+    assert artifacts["ppo"].manifest.inputs["policy"].reference == "sft@v2"
+    assert set(actions(align.plan("tiny.yaml")).values()) == {"cached"}
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [(RuntimeError("out of memory"), 1), (AlignError("AUC too low"), 1), (VerificationError("bad bytes"), 3)],
+)
+def test_a_stage_that_fails_keeps_the_others_and_says_how_to_go_on(
+    here: Path, stage: FakeStage, error: Exception, exit_code: int
+) -> None:
+    stage.fail = error
+    with pytest.raises(AlignError, match="stage ppo failed: ") as failed:
+        align.run("tiny.yaml")
+    assert failed.value.exit_code == exit_code
+    assert str(error) in str(failed.value)
+    assert "Earlier artifacts are kept; run the same command again to go on" in str(failed.value)
+    (log,) = (here / "registry" / "workspaces").glob("ppo-*/error.log")
+    assert "Traceback" in log.read_text()
+    plan = align.plan("tiny.yaml")
+    assert actions(plan) == {**dict.fromkeys(ORDER, "cached"), "ppo": "resume", "evaluation": "run"}
+    assert reasons(plan)["ppo"] == "checkpoint found"
+    stage.fail = None
+    assert align.run("tiny.yaml")["evaluation"].reference == "evaluation@v1"
+    assert not list((here / "registry" / "workspaces").glob("ppo-*/checkpoints"))
+
+
+def test_an_interruption_keeps_its_exit_code(here: Path, stage: FakeStage) -> None:
+    stage.fail = Interrupted(15, "interrupted by SIGTERM; run the same command again to go on")
+    with pytest.raises(Interrupted, match="SIGTERM") as stopped:
+        align.run("tiny.yaml")
+    assert stopped.value.exit_code == 143
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rows.jsonl", "rosw.jsonl", r"tiny.yaml:\d+: stages.sft.data.0: .*rosw.jsonl does not exist"),
+        ("positive: nontoxic", "positive: polite", r"tiny.yaml:\d+: stages.toxicity.labels.positive: 'polite' is not"),
+        ('{answer}"', '{anwser}"', "no column 'anwser'; did you mean 'answer'"),
+        ("model: ./model", "model: ./modle", r"tiny.yaml:10: stages.base.model: there is no directory ./modle"),
+        (
+            "policy: sft",
+            "policy: 'path:./nothing'",
+            r"tiny.yaml:21: stages.ppo.policy: there is no directory ./nothing",
+        ),
+        ("policy: sft", "policy: 'registry:sft@v1'", r"stages.ppo.policy: the registry .* has no artifact named 'sft'"),
+        ("reward: toxicity", "reward: 'no_such_module:X'", "stages.ppo.reward: there is no module 'no_such_module'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(here: Path, stage: FakeStage, old: str, new: str, said: str) -> None:
+    (here / "tiny.yaml").write_text(RECIPE.replace(old, new))
+    with pytest.raises(UsageError, match=said):
+        align.run("tiny.yaml")
+    recipe = load("tiny.yaml")
+    assert any(old_line for old_line in pipeline.check(recipe, pipeline.open_registry(recipe)))
+    assert stage.ran == []
+    assert not (here / "registry").exists()
+
+
+def test_a_hub_model_that_cannot_be_had_is_refused_before_anything_runs(here: Path, stage: FakeStage) -> None:
+    with pytest.raises(UsageError, match=r"hub:org/none@v1 could not be downloaded"):
+        align.run("tiny.yaml", overrides=["stages.ppo.policy=hub:org/none@v1"])
+    assert stage.ran == []
+
+
+def test_an_empty_data_set_is_refused(here: Path, stage: FakeStage) -> None:
+    (here / "rows.jsonl").write_text("")
+    with pytest.raises(UsageError, match=r"stages.sft.data.0: rows.jsonl: none of 0 rows left"):
+        align.run("tiny.yaml")
+    assert stage.ran == []
+
+
+def test_a_registry_that_is_a_file_is_refused(here: Path, stage: FakeStage) -> None:
+    (here / "registry").write_text("")
+    with pytest.raises(UsageError, match="is not a directory"):
+        align.run("tiny.yaml")
+
+
+def test_a_damaged_artifact_is_never_used(here: Path, stage: FakeStage) -> None:
+    path = align.run("tiny.yaml", ["sft"])["sft"].path / "content.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace("17", "71"))
+    with pytest.raises(VerificationError, match=r"sft@v1: files/content.json was changed"):
+        align.run("tiny.yaml")
+    assert align.run("tiny.yaml")["sft"].reference == "sft@v2"  # the damaged one lies in quarantine
+
+
+def test_artifacts_and_directories_from_elsewhere(here: Path, stage: FakeStage) -> None:
+    sft = align.run("tiny.yaml", ["sft"])["sft"]
+    taken = ["stages.ppo.policy=registry:sft@latest", f"stages.ppo.reward=path:{here}/model"]
+    artifact = align.run("tiny.yaml", ["ppo"], overrides=taken)["ppo"]
+    inputs = artifact.manifest.inputs
+    assert inputs["policy"].digest == sft.digest
+    assert inputs["reward"].reference == "path:model"
+    assert artifact.manifest.config["reward"] == "path:model"
+    given = json.loads((artifact.path / "content.json").read_text())["inputs"]
+    assert given == {"registry:sft@latest": ["content.json"], f"path:{here}/model": ["config.json"]}
+
+
+def test_paths_from_the_environment_stay_as_written(
+    here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIGN_DATA", str(here))
+    (here / "tiny.yaml").write_text(RECIPE.replace("path: rows.jsonl", 'path: "${env:ALIGN_DATA}/rows.jsonl"'))
+    config = align.run("tiny.yaml", ["sft"])["sft"].manifest.config
+    assert config["data"][0]["dataset"]["path"] == "${env:ALIGN_DATA}/rows.jsonl"
+
+
+def test_the_registry_is_where_it_was_said_to_be(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load("tiny.yaml", ["registry=from-recipe"])
+    assert pipeline.open_registry().root == here / "registry"
+    assert pipeline.open_registry(recipe).root == here / "from-recipe"
+    monkeypatch.setenv("ALIGN_REGISTRY", str(here / "from-environment"))
+    assert pipeline.open_registry(recipe).root == here / "from-environment"
+    assert pipeline.open_registry(recipe, "given").root == here / "given"
+    assert isinstance(pipeline.open_registry(recipe), Registry)
+
+
+def _fingerprint(**train: Any) -> str:
+    config = SftConfig.model_validate(
+        {"kind": "sft", "model": "base", "train": train, "data": [_DATA], "after": train.pop("after", [])}
+    )
+    return identity.fingerprint(identity.stage_identity(config, {"model": "0" * 64}, {"data.0.dataset": "1"}, {}))
+
+
+_DATA: Mapping[str, Any] = {"dataset": {"generator": "dialogues"}, "prompt": "{a}", "completion": "{b}"}
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0), st.integers(1, 1000))
+def test_fingerprints_are_equal_exactly_for_equal_configurations(rate: float, other: float, steps: int) -> None:
+    assert _fingerprint(learning_rate=rate, max_steps=steps) == _fingerprint(max_steps=steps, learning_rate=rate)
+    assert (_fingerprint(learning_rate=rate) == _fingerprint(learning_rate=other)) == (rate == other)
+    assert _fingerprint() == _fingerprint(learning_rate=TrainConfig().learning_rate, after=["toxicity"])
+
+
+def test_planning_imports_no_torch(here: Path) -> None:
+    code = (
+        "import sys, align; align.plan('tiny.yaml'); from align import pipeline\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'wandb'} & set(sys.modules); sys.exit(str(heavy or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.stderr.strip() == ""
+
+
+def test_the_public_names() -> None:
+    assert align.run is pipeline.run_recipe
+    assert align.plan is pipeline.plan_recipe
+    assert align.Registry is Registry
+    with pytest.raises(AttributeError, match="no attribute 'rum'"):
+        _ = align.rum  # type: ignore[attr-defined]
