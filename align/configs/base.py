@@ -42,6 +42,10 @@ is such a string (`{model: toxicity, transform: probability}`); lists under `of:
 """
 
 
+_ONLY_FOR = {"subset": ["hub"], "revision": ["hub"], "split": ["hub", "generator"], "size": ["generator"]}
+"""Keys of a data set that only some sources understand."""
+
+
 class DatasetConfig(Config):
     """Where rows come from, and how they are divided into disjoint parts. Named once under the recipe's `datasets:`."""
 
@@ -74,6 +78,11 @@ class DatasetConfig(Config):
         given = [name for name in ("path", "hub", "generator") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"needs exactly one of path, hub and generator, but has {given or 'none of them'}")
+        for name, sources in _ONLY_FOR.items():
+            if getattr(self, name) is not None and given[0] not in sources:
+                raise ValueError(
+                    f"`{name}` says nothing of a {given[0]}, only of a {' or a '.join(sources)}: remove it"
+                )
         if self.exclude is not None and self.unique_by is None:
             raise ValueError("`exclude` compares rows by `unique_by`: add it, for example unique_by: '{dialogue}'")
         return self

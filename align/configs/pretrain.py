@@ -47,3 +47,13 @@ class PretrainConfig(StageConfig):
     max_length: PositiveInt = 256
     """Tokens in one training block; texts are packed into blocks, each closed by the end-of-text token."""
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _blocks_fit_the_model(self) -> PretrainConfig:
+        positions = self.size.max_position_embeddings
+        if self.architecture == "llama" and self.max_length > positions:
+            raise ValueError(
+                f"max_length {self.max_length} is more than size.max_position_embeddings {positions}: "
+                "lower the one or raise the other"
+            )
+        return self

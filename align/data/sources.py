@@ -27,14 +27,25 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 _LARGEST_CSV_FIELD = 2**31 - 1  # the most that a C long holds on every platform
+_HUB_PATIENCE = 5.0
+"""Seconds to wait for an answer of the Hub."""
 
 
 def load_rows(dataset: DatasetConfig) -> list[Row]:
     """All rows of a data set in their own order, without its duplicates and what it excludes.
 
+    They are read once: whoever asks again while the content is the same is given the same rows, not to be changed.
+
     Raises:
         UsageError: the source is missing or malformed (with the line), or lacks a column that `unique_by` names.
     """
+    return list(_loaded(dataset.model_dump_json(), fingerprint(dataset)))
+
+
+@lru_cache(maxsize=32)
+def _loaded(dataset_json: str, content: str) -> Sequence[Row]:
+    """The rows of a data set whose fingerprint is `content`: a file that has changed is another entry of the cache."""
+    dataset = DatasetConfig.model_validate_json(dataset_json)
     rows = _source_rows(dataset)
     if dataset.unique_by is None:
         return rows
@@ -291,13 +302,46 @@ def _read_csv(path: Path) -> list[Row]:
 _READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv}
 
 
-def _hub_rows(dataset: DatasetConfig) -> list[Row]:
-    import datasets
+_unavailable: dict[str, str] = {}
+"""Hub data sets that could not be had, and why. The next stage that names one is told at once."""
 
+
+def _hub_rows(dataset: DatasetConfig) -> list[Row]:
+    known = repr((dataset.hub, dataset.subset, dataset.split, dataset.revision))
+    if known not in _unavailable:
+        try:
+            return _downloaded(dataset)
+        except Exception as error:  # the Hub's client raises its own, OSErrors, ValueErrors: all mean "not to be had"
+            _unavailable[known] = str(error)
+    raise UsageError(
+        f"{place(dataset)}: could not be loaded from the Hub: {_unavailable[known]}. Without a network, fetch it "
+        "elsewhere and name the file: --set 'datasets.NAME={path: FILE.jsonl}'"
+    )
+
+
+def _downloaded(dataset: DatasetConfig) -> list[Row]:
+    """The rows from the Hub, or from the cache of an earlier download where nothing answers."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if not _hub_answers():  # both libraries then look into the cache alone, rather than try again for half a minute
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
         loaded = datasets.load_dataset(
             dataset.hub, dataset.subset, split=dataset.split or "train", revision=dataset.revision
         )
-    except Exception as error:  # the Hub's client raises its own, OSErrors, ValueErrors: all mean "could not be had"
-        raise UsageError(f"{place(dataset)}: could not be loaded from the Hub: {error}") from error
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
     return [dict(row) for row in loaded]
+
+
+@lru_cache(maxsize=1)
+def _hub_answers() -> bool:
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_PATIENCE)
+    except Exception:  # which class it is depends on the client's version; each means no answer
+        return False
+    return True

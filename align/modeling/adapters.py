@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from align.configs.base import LoraSettings
-from align.modeling.export import edit_json
+from align.modeling.export import edit_json, empty_directory, save_model, save_tokenizer
 
 
 def attach(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
@@ -42,3 +42,22 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
 def merged(model: PeftModel) -> PreTrainedModel:
     """The model with its adapter added into the weights. Consumes `model`."""
     return cast(PreTrainedModel, model.merge_and_unload(safe_merge=True))
+
+
+def save_tuned(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    publish: Literal["merged", "adapter"],
+) -> None:
+    """Write what a stage has tuned: a model; or of an adapted one the merged weights with the adapter in `adapter/`
+    beside them, or the adapter alone. Consumes `model`."""
+    empty_directory(directory)
+    if not isinstance(model, PeftModel):
+        save_model(model, tokenizer, directory)
+    elif publish == "adapter":
+        save_adapter(model, directory)
+        save_tokenizer(tokenizer, directory)
+    else:
+        save_adapter(model, directory / "adapter")
+        save_model(merged(model), tokenizer, directory)

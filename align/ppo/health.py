@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from align.configs.ppo import HealthConfig
 
@@ -31,13 +30,3 @@ def problems(figures: Mapping[str, float], first_length: float, config: HealthCo
 def not_finite(figures: Mapping[str, float]) -> list[str]:
     """Names of the figures that are NaN or infinite."""
     return [name for name, value in figures.items() if not math.isfinite(value)]
-
-
-def repetition(texts: Sequence[str]) -> float:
-    """Mean share of word 3-grams that stand more than once in the same text."""
-    shares = []
-    for text in texts:
-        words = text.split()
-        grams = Counter(zip(words, words[1:], words[2:], strict=False))
-        shares.append(1 - len(grams) / grams.total() if grams else 0.0)
-    return sum(shares) / len(shares)

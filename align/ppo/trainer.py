@@ -31,6 +31,7 @@ from align import interrupt
 from align.configs.base import GenerationSettings
 from align.configs.ppo import PPOConfig
 from align.errors import AlignError, UsageError
+from align.metrics.diversity import repetition
 from align.modeling.checkpoints import new_checkpoint, newest_complete_checkpoint
 from align.modeling.trunk import token_log_probs
 from align.ppo import health, objective, preflight
@@ -277,7 +278,7 @@ class PPOTrainer:
         return {
             **{name: value.item() for name, value in figures.items()},
             "objective/kl_coef": self.state.kl_coef,
-            "objective/repetition": health.repetition(rollout.responses),
+            "objective/repetition": sum(map(repetition, rollout.responses)) / len(rollout.responses),
             "lr": float(self.scheduler.get_last_lr()[0]),
             "episode": (self.state.update + 1) * self.args.batch_size,
         }

@@ -20,8 +20,7 @@ from align.configs.base import LoraSettings
 from align.configs.ppo import PPOStageConfig
 from align.data import examples
 from align.errors import UsageError
-from align.modeling.adapters import attach, merged, save_adapter
-from align.modeling.export import empty_directory, save_model, save_tokenizer
+from align.modeling.adapters import attach, save_tuned
 from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
 from align.ppo.trainer import PPOTrainer
 from align.tracking import Tracker
@@ -59,7 +58,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         checkpoint_dir=workspace.checkpoints,
     )
     state = trainer.train()
-    _save(config, model, tokenizer, workspace)
+    save_tuned(model, tokenizer, workspace.output, config.publish)
     metrics = {
         "updates": float(state.update),
         "best_update": float(state.best.update),
@@ -95,15 +94,3 @@ def _fitting(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config:
         return [prompt for prompt, ids in zip(prompts, token_ids, strict=True) if len(ids) <= longest]
     cut = {index: tokenizer.decode(token_ids[index][-longest:], skip_special_tokens=True) for index in too_long}
     return [cut.get(index, prompt) for index, prompt in enumerate(prompts)]
-
-
-def _save(config: PPOStageConfig, model: Any, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> None:
-    output = empty_directory(workspace.output)
-    if config.method == "full":
-        save_model(model, tokenizer, output)
-    elif config.publish == "adapter":
-        save_adapter(model, output)
-        save_tokenizer(tokenizer, output)
-    else:
-        save_adapter(model, output / "adapter")
-        save_model(merged(model), tokenizer, output)

@@ -55,13 +55,8 @@ def run(config: PretrainConfig, inputs: Inputs, workspace: Workspace, tracker: T
     """Train tokenizer and model, and measure the perplexity on held-out blocks.
 
     Raises:
-        UsageError: where the texts are too few for two blocks, or the blocks too long for the model.
+        UsageError: where the texts are too few for two blocks.
     """
-    if config.architecture == "llama" and config.max_length > config.size.max_position_embeddings:
-        raise UsageError(
-            f"max_length {config.max_length} is more than size.max_position_embeddings "
-            f"{config.size.max_position_embeddings}: lower the one or raise the other"
-        )
     set_seed(config.seed)
     texts = examples.texts(config.data)
     random.Random(config.seed).shuffle(texts)  # Several data sets come one after another; every block range gets all.

@@ -19,8 +19,7 @@ from align.configs.sft import SftConfig
 from align.data import examples
 from align.data.examples import Instruction
 from align.errors import UsageError
-from align.modeling.adapters import attach, merged, save_adapter
-from align.modeling.export import empty_directory, save_model, save_tokenizer
+from align.modeling.adapters import attach, save_tuned
 from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
 from align.modeling.training import IGNORED, GroupedByLength, completion_loss, fit, training_arguments
 from align.modeling.trunk import pad
@@ -65,7 +64,7 @@ def run(config: SftConfig, inputs: Inputs, workspace: Workspace, tracker: Tracke
         loss, count = completion_loss(base, held_out, collate, config.train.per_device_eval_batch_size)
         if count:
             metrics |= {"loss": loss, "perplexity": math.exp(min(loss, 700))}
-    _save(config, model, tokenizer, workspace)
+    save_tuned(model, tokenizer, workspace.output, config.publish)
     tracker.summary(metrics)
     return metrics
 
@@ -123,18 +122,6 @@ class Collator:
 
 class _Trainer(GroupedByLength, Trainer):  # type: ignore[misc]
     pass
-
-
-def _save(config: SftConfig, model: Any, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> None:
-    output = empty_directory(workspace.output)
-    if config.method == "full":
-        save_model(model, tokenizer, output)
-    elif config.publish == "adapter":
-        save_adapter(model, output)
-        save_tokenizer(tokenizer, output)
-    else:
-        save_adapter(model, output / "adapter")
-        save_model(merged(model), tokenizer, output)
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], **how: bool) -> list[list[int]]:

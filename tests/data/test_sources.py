@@ -3,9 +3,11 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -196,9 +198,45 @@ def test_a_generator_is_a_source_like_any_other():
         sources.load_rows(DatasetConfig(generator="dialogues", split="valid"))
 
 
-def test_a_hub_data_set_that_cannot_be_had_is_named():
-    with pytest.raises(UsageError, match=r"hub:nobody/nothing \(train\): could not be loaded"):
-        sources.load_rows(DatasetConfig(hub="nobody/nothing", split="train"))
+def test_rows_are_read_once_as_long_as_the_file_stays_the_same(tmp_path, caplog):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "one"}, {"text": "One!"}])
+    with caplog.at_level(logging.INFO):
+        first, second = (load(path, unique_by="{text}") for _ in range(2))
+    assert first[0] is second[0]
+    assert caplog.text.count("1 duplicate or excluded rows dropped") == 1
+    first.clear()
+    assert load(path, unique_by="{text}") == [{"text": "one"}]
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "another"}])
+    assert load(path, unique_by="{text}") == [{"text": "another"}]
+
+
+def test_a_hub_data_set_that_cannot_be_had_is_named_and_asked_for_once(monkeypatch):
+    import datasets
+
+    asked = []
+    load_dataset = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: (asked.append(a), load_dataset(*a, **k))[1])
+    started = time.monotonic()
+    for split in ("train", "train", "test"):
+        with pytest.raises(UsageError, match=rf"hub:nobody/nothing \({split}\): could not be loaded.*--set 'datasets"):
+            sources.load_rows(DatasetConfig(hub="nobody/nothing", split=split))
+    assert len(asked) == 2
+    assert time.monotonic() - started < 20  # the libraries alone would try again for 25 s each
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for():
+    code = (
+        "from align.data import sources; from align.configs.base import DatasetConfig\n"
+        "import datasets, time; from huggingface_hub import constants\n"
+        "started = time.monotonic()\n"
+        "try: sources.load_rows(DatasetConfig(hub='nobody/nothing'))\n"
+        "except Exception as error: assert 'could not be loaded' in str(error), error\n"
+        "assert time.monotonic() - started < 10\n"
+        "assert not constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE"
+    )
+    refusing = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run([sys.executable, "-c", code], check=False, text=True, env={**os.environ, **refusing})
+    assert done.returncode == 0
 
 
 def test_reading_local_data_imports_no_heavy_library():

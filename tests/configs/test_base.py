@@ -1,0 +1,30 @@
+"""What a data set may be told."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from align.configs.base import DatasetConfig
+
+
+@pytest.mark.parametrize("key", [{"split": "test"}, {"subset": "small"}, {"revision": "main"}, {"size": 3}])
+def test_what_a_source_would_ignore_is_refused(key: dict[str, object]) -> None:
+    (name,) = key
+    with pytest.raises(ValidationError, match=f"`{name}` says nothing of a path"):
+        DatasetConfig.model_validate({"path": "rows.jsonl", **key})
+
+
+def test_what_a_source_understands_is_taken() -> None:
+    assert DatasetConfig(hub="org/name", split="test", subset="small", revision="main").split == "test"
+    assert DatasetConfig(generator="dialogues", split="test", size=3).size == 3
+    with pytest.raises(ValidationError, match="`revision` says nothing of a generator, only of a hub: remove it"):
+        DatasetConfig(generator="dialogues", revision="main")
+    with pytest.raises(ValidationError, match="`size` says nothing of a hub, only of a generator"):
+        DatasetConfig(hub="org/name", size=3)
+
+
+@pytest.mark.parametrize("sources", [{}, {"path": "rows.jsonl", "hub": "org/name"}])
+def test_a_data_set_has_one_source(sources: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="needs exactly one of path, hub and generator"):
+        DatasetConfig.model_validate({**sources, "split": "train"})
