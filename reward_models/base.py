@@ -81,6 +81,11 @@ class CheckedModel:
         components = getattr(self._model, "components", None)
         return dict(components()) if components else {}
 
+    def probes(self) -> list[tuple[str, str]]:
+        """Pairs (better response, worse response) that the model itself declares; most declare none."""
+        probes = getattr(self._model, "probes", None)
+        return [(str(better), str(worse)) for better, worse in probes()] if probes else []
+
     def _validated(self, scores: Any, expected: int) -> list[float]:
         if hasattr(scores, "tolist"):  # an array or tensor
             scores = scores.tolist()

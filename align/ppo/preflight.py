@@ -6,7 +6,7 @@ head that scales or caps, dropout left on, a tokenizer that cannot say that it i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 
 import torch
 
@@ -14,6 +14,9 @@ from align.errors import AlignError
 from align.modeling.trunk import Batch, response_log_probs, token_log_probs, unwrapped
 from align.ppo.actor_critic import ActorCritic
 from align.ppo.rollout import Rollout
+from reward_models import CheckedModel
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
 """Nats, per token, in float32."""
@@ -58,17 +61,17 @@ def _own_logits_error(actor_critic: ActorCritic, rollout: Rollout, temperature: 
     return error
 
 
-def check_polarity(score: Callable[[list[str], list[str]], list[float]], probes: list[tuple[str, str]]) -> None:
-    """Raise an `AlignError` where a reward puts the worse of a pair (better, worse) above the better.
+def check_polarity(reward: CheckedModel) -> None:
+    """Raise an `AlignError` where a reward scores the worse responses of its own probes no lower than the better ones.
 
-    Only for rewards that declare such pairs: what is good is theirs to say.
+    Only for rewards that declare probes: what is good is theirs to say.
     """
-    if not probes:
+    if not (probes := reward.probes()):
+        logger.info("ppo preflight: reward-polarity skipped, %s declares no probes", reward.name)
         return
-    better = score([""] * len(probes), [good for good, _ in probes])
-    worse = score([""] * len(probes), [bad for _, bad in probes])
+    better, worse = (reward.score([""] * len(probes), side) for side in zip(*probes, strict=True))
     if sum(better) <= sum(worse):
         raise AlignError(
-            "PPO preflight failed:\n  - reward-polarity: the reward scores its own toxic probes no lower than its "
-            "benign ones; is the right label chosen as the positive one?"
+            f"PPO preflight failed:\n  - reward-polarity: {reward.name} scores the worse responses of its own probes "
+            "no lower than the better ones; is the right label the positive one?"
         )

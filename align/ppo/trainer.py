@@ -39,7 +39,7 @@ from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.rollout import Prompt, Rollout, micro_batches, roll_out
 from align.progress import track
 from align.tracking import NullTracker, Tracker
-from reward_models import RewardError, RewardModel, checked
+from reward_models import RewardError, checked
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class PPOTrainer:
     ) -> None:
         self.args = args
         self.tokenizer = processing_class
-        self.reward: RewardModel = checked(reward_model)
+        self.reward = checked(reward_model)
         self.prompts = as_prompts(train_dataset, processing_class)
         self.eval_prompts = as_prompts(eval_dataset or [], processing_class)
         if not self.prompts:
@@ -143,6 +143,7 @@ class PPOTrainer:
         self._resume()
         with track("ppo", self.updates, self.state.update) as advance:
             if self.state.update == 0:
+                preflight.check_polarity(self.reward)
                 self._evaluate()
             while self.state.update < self.updates and self.state.stopped is None:
                 try:

@@ -218,6 +218,27 @@ def test_preflight_stops_a_planted_fault(trainer: Callable[..., PPOTrainer], pla
     assert ppo.state.update == 0
 
 
+class ProbedReward:
+    """Likes w7, or with `sign=-1` dislikes it, and says that it should like it."""
+
+    name = "probed"
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        return [self.sign * score for score in share_of_w7(prompts, responses)]
+
+    def probes(self) -> list[tuple[str, str]]:
+        return [("w7 w7", "w8")]
+
+
+def test_preflight_stops_a_reward_upside_down(trainer: Callable[..., PPOTrainer]) -> None:
+    assert trainer(reward=ProbedReward(1)).train().update == 4
+    with pytest.raises(AlignError, match="reward-polarity: probed"):
+        trainer(reward=ProbedReward(-1)).train()
+
+
 @pytest.mark.parametrize(
     ("threshold", "figure"),
     [

@@ -1,0 +1,84 @@
+"""The stage around the engine: what it takes from a recipe, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from align.configs.ppo import PPOStageConfig
+from align.errors import UsageError
+from align.stages import ppo
+from align.tracking import NullTracker
+from align.workspace import Workspace
+
+SETTINGS = {"total_episodes": 8, "batch_size": 4, "response_length": 6, "learning_rate": 1e-3, "eval_steps": 1}
+RULES = {"model": "rules", "length": {"target": 3}}
+
+
+@pytest.fixture
+def run(tiny_models: dict[str, Path], rows: Path, tmp_path: Path) -> Any:
+    def call(architecture: str = "llama", **more: Any) -> Workspace:
+        config = PPOStageConfig.model_validate(
+            {
+                "kind": "ppo",
+                "policy": "sft",
+                "reward": RULES,
+                "prompts": [{"dataset": {"path": str(rows)}, "prompt": "{prompt}"}],
+                "ppo": SETTINGS,
+                **more,
+            }
+        )
+        workspace = Workspace(tmp_path / "workspace")
+        metrics = ppo.run(config, {"sft": tiny_models[architecture]}, workspace, NullTracker())
+        assert metrics["updates"] == 2
+        return workspace
+
+    return call
+
+
+@pytest.mark.parametrize(("architecture", "auto"), [("llama", AutoModelForCausalLM), ("t5", AutoModelForSeq2SeqLM)])
+def test_publishes_a_plain_model(run: Any, architecture: str, auto: Any) -> None:
+    output = run(architecture).output
+    assert auto.from_pretrained(output).config.is_encoder_decoder == (architecture == "t5")
+    assert (output / "tokenizer.json").is_file()
+
+
+def test_lora_publishes_merged_weights_and_the_adapter(run: Any, tiny_models: dict[str, Path]) -> None:
+    output = run(method="lora", lora={"r": 2}).output
+    merged = AutoModelForCausalLM.from_pretrained(output)
+    base = AutoModelForCausalLM.from_pretrained(tiny_models["llama"])
+    adapted = PeftModel.from_pretrained(base, output / "adapter")
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, atol=1e-5, rtol=0)
+    assert json.loads((output / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == ""
+
+
+def test_publishes_the_adapter_alone(run: Any) -> None:
+    output = run(method="lora", lora={"r": 2}, publish="adapter").output
+    assert (output / "adapter_model.safetensors").is_file()
+    assert not (output / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("policy", ["skip", "truncate_left"])
+def test_long_prompts_are_counted(run: Any, policy: str, caplog: pytest.LogCaptureFixture) -> None:
+    run(max_prompt_length=12, long_prompts=policy)
+    assert "prompts are longer than max_prompt_length 12 tokens" in caplog.text
+
+
+def test_long_prompts_can_be_an_error(run: Any) -> None:
+    with pytest.raises(UsageError, match="max_prompt_length 3 tokens"):
+        run(max_prompt_length=3, long_prompts="error")
+    with pytest.raises(UsageError, match="80 of 80"):
+        run(max_prompt_length=1)
+
+
+def test_a_reward_that_cannot_be_loaded_is_found_before_training(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no_such_module"):
+        run(reward="no_such_module:Reward")
+    assert not (tmp_path / "workspace" / "output").exists()
