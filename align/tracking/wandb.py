@@ -97,6 +97,7 @@ def _init(
             project=config.project or os.environ.get("WANDB_PROJECT") or "align",
             entity=config.entity,
             mode=mode,
+            dir=os.environ.get("WANDB_DIR") or str(Path.cwd()),  # W&B's own default is where its first run began
             group=group,
             job_type=stage,
             name=stage,
@@ -110,7 +111,7 @@ def _init(
     except Exception:
         wandb.teardown()  # Otherwise the id stays "in use" in this process, and a later stage cannot start a run.
         raise
-    logger.info("W&B: %s", run.url or run.dir)
+    logger.info("W&B: %s", run.dir if run.offline else run.url)
     return run
 
 

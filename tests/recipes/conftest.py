@@ -1,4 +1,4 @@
-"""Every shipped recipe, run for real at tiny size: the overrides that make it small, and the run that tests look at."""
+"""Every shipped recipe, run for real at tiny size: what makes it small, and the run that tests look at."""
 
 from __future__ import annotations
 
@@ -19,62 +19,11 @@ from typer.testing import CliRunner, Result
 from align.cli import app
 from align.registry import Registry
 
-QUICKSTART = (
-    "datasets.dialogues.size=160",
-    "datasets.held_out_dialogues.size=16",
-    "datasets.sentences.size=120",
-    "datasets.held_out_sentences.size=40",
-    "stages.base.size={hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64}",
-    "stages.base.train.max_steps=20",
-    "stages.sft.train.max_steps=40",
-    "stages.sft.train.per_device_train_batch_size=8",
-    "stages.sft.train.logging_steps=1",
-    "stages.toxicity.train.max_steps=20",
-    "stages.ppo.ppo.total_episodes=160",
-    "stages.ppo.ppo.batch_size=8",
-    "stages.ppo.ppo.response_length=16",
-    "stages.ppo.ppo.eval_steps=10",
-    "stages.evaluation.bootstrap_samples=100",
-    "stages.evaluation.generation.max_new_tokens=16",
-)
-DETOXIFY_CPU = (
-    "datasets.continuations.parts={policy: 120, judge: 60, evaluation: 24}",
-    "stages.base.size={hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64}",
-    "stages.base.tokenizer.vocab_size=400",
-    "stages.base.train.max_steps=20",
-    "stages.sft.train.max_steps=20",
-    "stages.sft.train.per_device_train_batch_size=8",
-    "stages.toxicity.train.max_steps=30",
-    "stages.judge.train.learning_rate=5e-3",
-    "stages.reward_check.require_reward_auc=null",  # a model of 20 steps may say nothing that the judge calls toxic
-    "stages.reward_check.data.0.limit=16",
-    "stages.reward_check.bootstrap_samples=100",
-    "stages.ppo.ppo.total_episodes=16",
-    "stages.ppo.ppo.batch_size=8",
-    "stages.ppo.ppo.num_mini_batches=1",
-    "stages.ppo.ppo.response_length=8",
-    "stages.evaluation.bootstrap_samples=100",
-    "stages.evaluation.generation.max_new_tokens=8",
-)
-DIALOGSUM_FLAN_T5 = (
-    "datasets.dialogues={path: train.jsonl, unique_by: '{dialogue}'}",
-    "datasets.dialogues_dev={path: dev.jsonl, unique_by: '{dialogue}'}",
-    "datasets.dialogues_test={path: test.jsonl, unique_by: '{dialogue}'}",
-    "stages.base.model=./t5",
-    "stages.toxicity.model=./roberta",
-    "stages.sft.train.max_steps=8",
-    "stages.ppo.ppo.total_episodes=16",
-    "stages.ppo.ppo.batch_size=8",
-    "stages.ppo.ppo.response_length=8",
-    "stages.evaluation.bootstrap_samples=100",
-    "stages.evaluation.generation.max_new_tokens=8",
-)
-NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Frank", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo", "Mia", "Nora")
-THINGS = ("soup", "bread", "tea", "cake", "rice", "fruit", "salad", "pasta", "cheese", "pie", "stew", "jam", "fish", "nuts")
+TINY = Path(__file__).parent / "tiny"
+"""One file of overrides for each recipe."""
 
-
-def _no_files(directory: Path) -> None:
-    """The quickstart makes its own data."""
+NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Frank", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo", "Mia"]
+THINGS = ["soup", "bread", "tea", "cake", "rice", "fruit", "salad", "pasta", "cheese", "pie", "stew", "jam"]
 
 
 def _files_of_detoxify(directory: Path) -> None:
@@ -84,7 +33,6 @@ def _files_of_detoxify(directory: Path) -> None:
         return {"text": text, "toxicity": 0.9 if rotten else 0.1}
 
     texts = [(name, thing, (i + j) % 2 == 0) for i, name in enumerate(NAMES) for j, thing in enumerate(THINGS)]
-    texts += [(f"{name} and {other}", "food", i % 2 == 0) for i, (name, other) in enumerate(zip(NAMES, NAMES[1:]))]
     word = {True: "rotten, rotten rubbish", False: "lovely, lovely and fresh"}
     continuations = [
         {
@@ -125,7 +73,7 @@ def _files_of_dialogsum(directory: Path) -> None:
     _tokenizer(texts, "<s> $A </s>").save_pretrained(directory / "roberta")
 
 
-def _dialogues(names: tuple[str, ...]) -> list[dict[str, str]]:
+def _dialogues(names: list[str]) -> list[dict[str, str]]:
     return [
         {
             "dialogue": f"#Person1#: Hello {name}, shall we have {thing}?\n#Person2#: Yes, {thing} is lovely.",
@@ -157,11 +105,11 @@ def _tokenizer(texts: list[str], form: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
-TINY: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
-    "quickstart": (QUICKSTART, _no_files),
-    "detoxify_cpu": (DETOXIFY_CPU, _files_of_detoxify),
-    "dialogsum_flan_t5": (DIALOGSUM_FLAN_T5, _files_of_dialogsum),
+FILES: dict[str, Callable[[Path], None]] = {
+    "detoxify_cpu": _files_of_detoxify,
+    "dialogsum_flan_t5": _files_of_dialogsum,
 }
+"""What a recipe finds in its working directory, which is also its `$ALIGN_DATA`."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +120,15 @@ class TinyRun:
     directory: Path
 
     @property
+    def overrides(self) -> tuple[str, ...]:
+        """What makes it tiny."""
+        lines = (TINY / f"{self.recipe}.txt").read_text(encoding="utf-8").splitlines()
+        return tuple(line for line in lines if not line.startswith("#"))
+
+    @property
     def arguments(self) -> list[str]:
-        """What makes it tiny: `--set a=b --set c=d`."""
-        return [argument for override in TINY[self.recipe][0] for argument in ("--set", override)]
+        """The same for a command line: `--set a=b --set c=d`."""
+        return [argument for override in self.overrides for argument in ("--set", override)]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -233,7 +187,7 @@ def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyRun
 
     def new_run(recipe: str) -> TinyRun:
         directory = tmp_path_factory.mktemp(recipe)
-        TINY[recipe][1](directory)
+        FILES.get(recipe, lambda directory: None)(directory)
         return TinyRun(recipe, directory)
 
     return new_run
