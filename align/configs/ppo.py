@@ -1,12 +1,26 @@
-"""`kind: ppo`, and `PPOConfig`: one class for the recipe and for the Python API. Names are those of TRL 1.12."""
+"""`kind: ppo`, and `PPOConfig`: what the engine can be told. Names are those of TRL 1.12.
+
+The Python API's `align.ppo.PPOConfig` is this class, and accepts besides what a script written for TRL sets.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from align.configs.base import Config, Fraction, LoraSettings, PromptData, Reference, RewardSpec, StageConfig
+
+Rhythm = PositiveInt | Annotated[float, Field(gt=0, lt=1)]
+"""Every so many updates; below 1 a share of all."""
 
 
 class HealthConfig(Config):
@@ -34,6 +48,8 @@ class PPOConfig(Config):
     total_episodes: PositiveInt | None = None
     """Responses sampled in the whole training (default: `num_train_epochs` passes over the prompts)."""
     num_train_epochs: PositiveFloat = 1.0
+    max_steps: int = -1
+    """Updates at most; -1 sets no bound."""
     batch_size: PositiveInt = 64
     """Responses per update, over all processes."""
     num_ppo_epochs: PositiveInt = 4
@@ -43,7 +59,7 @@ class PPOConfig(Config):
     """Memory bound of one forward and backward pass; gradients of a mini-batch accumulate over its micro-batches."""
 
     learning_rate: NonNegativeFloat = 3e-6
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
     warmup_steps: NonNegativeFloat = 0
     """Updates; below 1 a share of all."""
     weight_decay: NonNegativeFloat = 0.0
@@ -51,17 +67,24 @@ class PPOConfig(Config):
     adam_beta2: Fraction = 0.999
     adam_epsilon: PositiveFloat = 1e-8
     max_grad_norm: NonNegativeFloat = 1.0
+    bf16: bool = False
+    """Compute in bfloat16 by autocast; weights, log-probabilities and losses stay float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
     response_length: PositiveInt = 53
     """New tokens at most."""
     temperature: PositiveFloat = 0.7
     stop_token: Literal["eos"] | None = "eos"
+    """What ends a response; null: nothing but `response_length`."""
+    stop_token_id: NonNegativeInt | None = None
+    """A token that ends a response in the place of `stop_token`."""
     missing_eos_penalty: NonNegativeFloat | None = None
-    """Subtracted from the score of a response that ran into `response_length`."""
+    """Subtracted from the score of a response that ran into `response_length` without its stop token."""
 
     kl_coef: NonNegativeFloat = 0.05
-    kl_estimator: Literal["k1"] = "k1"
-    """Per-token log-ratio, in the reward. The other estimators converge elsewhere when placed there."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Only k1, the per-token log-ratio in the reward: the other estimators converge elsewhere when placed there."""
     kl_target: PositiveFloat | None = None
     """Nats per response: `kl_coef` then adapts to hold this KL (Ziegler et al. 2019, section 2.2)."""
     kl_horizon: PositiveInt = 10_000
@@ -81,11 +104,12 @@ class PPOConfig(Config):
     reward_clip: PositiveFloat | None = None
     """Scores are clipped to [-reward_clip, reward_clip] after scaling."""
 
-    eval_steps: PositiveInt = 10
-    """Updates between evaluations on held-out prompts."""
-    save_steps: PositiveInt = 10
-    """Updates between checkpoints to resume from."""
-    save_total_limit: PositiveInt = 2
+    eval_steps: Rhythm = 10
+    """Updates between evaluations on held-out prompts; below 1 a share of all."""
+    save_steps: Rhythm = 10
+    """Updates between checkpoints to resume from; below 1 a share of all."""
+    save_total_limit: PositiveInt | None = 2
+    """Checkpoints that are kept; null keeps all."""
     max_eval_kl: PositiveFloat | None = None
     """KL budget, nats per response: the best policy is the one of highest held-out reward within it."""
     num_eval_samples: NonNegativeInt = 8
@@ -93,8 +117,18 @@ class PPOConfig(Config):
     seed: int = 0
     health: HealthConfig = HealthConfig()
 
+    @field_validator("kl_estimator")
+    @classmethod
+    def _reaches_the_optimum(cls, estimator: str) -> str:
+        if estimator != "k1":
+            raise ValueError(
+                f"{estimator} in the reward does not lead to the optimum, policy ∝ reference × exp(score / kl_coef): "
+                "k3 ends at the greedy policy, as if there were no penalty, and k2 far from both. Use k1, or remove it"
+            )
+        return estimator
+
     @model_validator(mode="after")
-    def _mini_batches_fit(self) -> PPOConfig:
+    def _mini_batches_fit(self) -> Self:
         if self.batch_size % self.num_mini_batches:
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by num_mini_batches {self.num_mini_batches}"

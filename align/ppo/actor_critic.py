@@ -11,36 +11,58 @@ import torch
 from torch import Tensor, nn
 
 from align.modeling.trunk import Batch, response_logits, response_states, tokens_at_once, unwrapped
+from align.ppo.critic import head_of, new_head
 
 
 class ActorCritic(nn.Module):
-    """A language model, a value head on its trunk, and the reference policy it must stay close to.
+    """A language model, a value model, and the reference policy it must stay close to.
 
-    With LoRA the reference is the trunk with the adapter off. With full fine-tuning it is one frozen copy, or
-    `reference` where one is given. Dropout is off in all of them: a policy that drops out disagrees with itself about
-    the probability of what it said.
+    With LoRA the reference is the trunk with the adapter off, or with `reference_adapter` on. With full fine-tuning it
+    is one frozen copy, or `reference` where one is given. The value model is a head on the policy's trunk, or
+    `value_model`. Dropout is off in all of them: a policy that drops out disagrees with itself about the probability
+    of what it said.
     """
 
-    def __init__(self, model: nn.Module, reference: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        reference: nn.Module | None = None,
+        value_model: nn.Module | None = None,
+        *,
+        reference_adapter: str | None = None,
+        bf16: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.reference_adapter = reference_adapter
         self.uses_adapter = hasattr(model, "disable_adapter")
         if reference is None and not self.uses_adapter:
             reference = copy.deepcopy(model)
         self.reference = reference
         if reference is not None:
             reference.requires_grad_(False)
-        self.value_head = nn.Linear(unwrapped(model).get_output_embeddings().weight.shape[1], 1)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
-        self.to(next(model.parameters()).device)
+        self.value_model = value_model
+        self.value_head = new_head(unwrapped(model)) if value_model is None else head_of(value_model)
+        self.bf16 = bf16
+        self.checkpoints_activations = gradient_checkpointing
+        if gradient_checkpointing:
+            for trunk in (model, value_model):
+                if trunk is not None:
+                    unwrapped(trunk).gradient_checkpointing_enable({"use_reentrant": False})
+        self.value_head.to(self.device)
         for module in self.modules():
             _without_dropout(module)
         self.eval()
 
     @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return next(self.model.parameters()).device
+
+    @property
     def trainable(self) -> dict[str, nn.Parameter]:
-        """What PPO trains, by name: the policy's own trainable weights and the value head."""
+        """What PPO trains, by name: the trainable weights of policy and value model."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @property
@@ -50,17 +72,48 @@ class ActorCritic(nn.Module):
 
     @contextmanager
     def as_reference(self) -> Iterator[nn.Module]:
-        """The reference policy: the frozen copy, or the trunk without its adapter."""
+        """The reference policy: the frozen copy, or the trunk without the policy's adapter."""
         if self.reference is not None:
             yield self.reference
             return
         model: Any = self.model
-        with model.disable_adapter():
-            yield model
+        with _same_trainable(model):
+            if self.reference_adapter is None:
+                with model.disable_adapter():
+                    yield model
+            else:
+                policy = model.active_adapter
+                model.set_adapter(self.reference_adapter)
+                yield model
+                model.set_adapter(policy)
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Within, forward passes compute in bfloat16 where that was asked for."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            yield
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Within, activations are checkpointed where that was asked for, which layers only do in training mode."""
+        self.train(self.checkpoints_activations)
+        with self.precision():
+            yield
+        self.eval()
+
+    @property
+    def shares_trunk(self) -> bool:
+        """Whether policy and value model read the same hidden states."""
+        return self.value_model is None
 
     def response_states(self, batch: Batch) -> Tensor:
         """Hidden states that predict each response token, [b, t, h]."""
         return response_states(self.model, batch)
+
+    def value_states(self, batch: Batch) -> Tensor:
+        """Hidden states from which a critic of its own reads each token's value, [b, t, h]."""
+        assert self.value_model is not None
+        return response_states(self.value_model, batch)
 
     def logits(self, states: Tensor) -> Tensor:
         """The policy's logits [..., v] of states [..., h]."""
@@ -68,8 +121,19 @@ class ActorCritic(nn.Module):
 
     def values(self, states: Tensor) -> Tensor:
         """Expected return [...] at states [..., h], in float32."""
-        value: Tensor = self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1)
+        value: Tensor = self.value_head(states.to(next(self.value_head.parameters()).dtype)).squeeze(-1)
         return value.float()
+
+
+@contextmanager
+def _same_trainable(model: nn.Module) -> Iterator[None]:
+    """Undoes what peft does to `requires_grad` whenever adapters are switched."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
 
 
 def _without_dropout(module: nn.Module) -> None:

@@ -200,46 +200,6 @@ def test_reaches_the_closed_form_optimum(trainer: Callable[..., PPOTrainer], tin
 
 
 @pytest.mark.parametrize(
-    ("planted", "named"),
-    [("reference", "kl-zero"), ("dropout", "ratio-one"), ("head", "own-logits")],
-)
-def test_preflight_stops_a_planted_fault(trainer: Callable[..., PPOTrainer], planted: str, named: str) -> None:
-    ppo = trainer("gpt2")
-    if planted == "reference":
-        with torch.no_grad():
-            ppo.actor_critic.reference.transformer.wte.weight.mul_(1.01)
-    elif planted == "dropout":
-        ppo.actor_critic.model.transformer.drop.p = 0.1
-        ppo.actor_critic.model.train()
-    else:
-        ppo.actor_critic.model.config.logit_scale = 1.3
-    with pytest.raises(AlignError, match=named):
-        ppo.train()
-    assert ppo.state.update == 0
-
-
-class ProbedReward:
-    """Likes w7, or with `sign=-1` dislikes it, and says that it should like it."""
-
-    name = "probed"
-
-    def __init__(self, sign: int) -> None:
-        self.sign = sign
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        return [self.sign * score for score in share_of_w7(prompts, responses)]
-
-    def probes(self) -> list[tuple[str, str]]:
-        return [("w7 w7", "w8")]
-
-
-def test_preflight_stops_a_reward_upside_down(trainer: Callable[..., PPOTrainer]) -> None:
-    assert trainer(reward=ProbedReward(1)).train().update == 4
-    with pytest.raises(AlignError, match="reward-polarity: probed"):
-        trainer(reward=ProbedReward(-1)).train()
-
-
-@pytest.mark.parametrize(
     ("threshold", "figure"),
     [
         ({"max_kl": 1e-9}, "KL"),
@@ -307,11 +267,11 @@ def test_bad_prompts(
     tiny_model: Callable[[str], Any], word_tokenizer: Any, rows: list[dict[str, str]], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), share_of_w7, rows)
+        PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), None, share_of_w7, rows)
 
 
 def test_tokenised_rows_are_prompts_too(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> None:
-    ppo = PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), share_of_w7, [{"input_ids": [5, 6]}])
+    ppo = PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), None, share_of_w7, [{"input_ids": [5, 6]}])
     assert ppo.prompts[0].text == "w5 w6"
 
 
