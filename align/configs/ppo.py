@@ -94,6 +94,8 @@ class PPOConfig(Config):
     """Bound of ratio × advantage for negative advantages (Ye et al. 2020)."""
     vf_coef: NonNegativeFloat = 0.1
     cliprange_value: PositiveFloat = 0.2
+    critic: Literal["shared", "adapter", "separate"] = "shared"
+    """The value model: a head on the policy's trunk, on that trunk with an adapter of its own, or on a second trunk."""
     entropy_coef: NonNegativeFloat = 0.0
     gamma: Fraction = 1.0
     lam: Fraction = 0.95
@@ -135,6 +137,15 @@ class PPOConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _adapters_stay_put(self) -> Self:
+        if self.critic == "adapter" and self.gradient_checkpointing:
+            raise ValueError(
+                "gradient_checkpointing computes activations again after adapters were switched, and critic: adapter "
+                "would learn from the policy's: set critic to shared or separate"
+            )
+        return self
+
 
 class PPOStageConfig(StageConfig):
     """Train `policy` against `reward` with PPO, staying close to where it started."""
@@ -142,6 +153,8 @@ class PPOStageConfig(StageConfig):
     kind: Literal["ppo"]
     policy: Reference
     reward: RewardSpec
+    critic_from: Reference | None = None
+    """A classifier on the policy's kind of body that the value model starts as; needs `ppo.critic: separate`."""
     method: Literal["full", "lora"] = "full"
     lora: LoraSettings | None = None
     publish: Literal["merged", "adapter"] = "merged"
@@ -154,9 +167,17 @@ class PPOStageConfig(StageConfig):
     ppo: PPOConfig = PPOConfig()
 
     @model_validator(mode="after")
-    def _lora_only_with_lora(self) -> PPOStageConfig:
+    def _lora_only_with_lora(self) -> Self:
         if self.lora is not None and self.method == "full":
             raise ValueError("`lora:` is set, but method is full: set method: lora, or remove the block")
         if self.publish == "adapter" and self.method == "full":
             raise ValueError("publish: adapter needs method: lora")
+        return self
+
+    @model_validator(mode="after")
+    def _critic_has_what_it_needs(self) -> Self:
+        if self.ppo.critic == "adapter" and self.method == "full":
+            raise ValueError("ppo.critic: adapter needs method: lora; shared and separate go with either")
+        if self.critic_from is not None and self.ppo.critic != "separate":
+            raise ValueError("critic_from gives the value model a trunk of its own: set ppo.critic: separate")
         return self

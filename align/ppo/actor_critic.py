@@ -5,22 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from align.errors import UsageError
 from align.modeling.trunk import Batch, response_logits, response_states, tokens_at_once, unwrapped
 from align.ppo.critic import head_of, new_head
+
+VALUE_ADAPTER = "value"
 
 
 class ActorCritic(nn.Module):
     """A language model, a value model, and the reference policy it must stay close to.
 
     With LoRA the reference is the trunk with the adapter off, or with `reference_adapter` on. With full fine-tuning it
-    is one frozen copy, or `reference` where one is given. The value model is a head on the policy's trunk, or
-    `value_model`. Dropout is off in all of them: a policy that drops out disagrees with itself about the probability
-    of what it said.
+    is one frozen copy, or `reference` where one is given. Dropout is off everywhere: a policy that drops out disagrees
+    with itself about the probability of what it said.
+
+    The value model is `value_model` where one is given. Otherwise it is a new head, and `critic` says on what: the
+    policy's trunk (`shared`), that trunk with an adapter of its own in the place of the policy's (`adapter`), or a copy
+    of it which trains the same kinds of weights (`separate`).
     """
 
     def __init__(
@@ -29,6 +35,7 @@ class ActorCritic(nn.Module):
         reference: nn.Module | None = None,
         value_model: nn.Module | None = None,
         *,
+        critic: Literal["shared", "adapter", "separate"] = "shared",
         reference_adapter: str | None = None,
         bf16: bool = False,
         gradient_checkpointing: bool = False,
@@ -42,8 +49,13 @@ class ActorCritic(nn.Module):
         self.reference = reference
         if reference is not None:
             reference.requires_grad_(False)
-        self.value_model = value_model
+        self.value_adapter = VALUE_ADAPTER if value_model is None and critic == "adapter" else None
+        if self.value_adapter is not None:
+            _add_value_adapter(model)
         self.value_head = new_head(unwrapped(model)) if value_model is None else head_of(value_model)
+        if value_model is None and critic == "separate":
+            value_model = copy.deepcopy(unwrapped(model).base_model)
+        self.value_model = value_model
         self.bf16 = bf16
         self.checkpoints_activations = gradient_checkpointing
         if gradient_checkpointing:
@@ -77,15 +89,9 @@ class ActorCritic(nn.Module):
             yield self.reference
             return
         model: Any = self.model
-        with _same_trainable(model):
-            if self.reference_adapter is None:
-                with model.disable_adapter():
-                    yield model
-            else:
-                policy = model.active_adapter
-                model.set_adapter(self.reference_adapter)
-                yield model
-                model.set_adapter(policy)
+        name = self.reference_adapter
+        with _same_trainable(model), model.disable_adapter() if name is None else _active(model, name):
+            yield model
 
     @contextmanager
     def precision(self) -> Iterator[None]:
@@ -104,16 +110,19 @@ class ActorCritic(nn.Module):
     @property
     def shares_trunk(self) -> bool:
         """Whether policy and value model read the same hidden states."""
-        return self.value_model is None
+        return self.value_model is None and self.value_adapter is None
 
     def response_states(self, batch: Batch) -> Tensor:
         """Hidden states that predict each response token, [b, t, h]."""
         return response_states(self.model, batch)
 
     def value_states(self, batch: Batch) -> Tensor:
-        """Hidden states from which a critic of its own reads each token's value, [b, t, h]."""
-        assert self.value_model is not None
-        return response_states(self.value_model, batch)
+        """Hidden states from which a critic that does not share the trunk reads each token's value, [b, t, h]."""
+        if self.value_model is not None:
+            return response_states(self.value_model, batch)
+        assert self.value_adapter is not None
+        with _same_trainable(self.model), _active(self.model, self.value_adapter):
+            return response_states(self.model, batch)
 
     def logits(self, states: Tensor) -> Tensor:
         """The policy's logits [..., v] of states [..., h]."""
@@ -123,6 +132,30 @@ class ActorCritic(nn.Module):
         """Expected return [...] at states [..., h], in float32."""
         value: Tensor = self.value_head(states.to(next(self.value_head.parameters()).dtype)).squeeze(-1)
         return value.float()
+
+
+def _add_value_adapter(model: Any) -> None:
+    """A second adapter of the same shape as the policy's, which trains as well."""
+    if not hasattr(model, "add_adapter") or not hasattr(model, "active_adapter"):
+        raise UsageError("critic: adapter needs a policy with an adapter; shared and separate go with any")
+    policy = model.active_adapter
+    with _same_trainable(model):
+        model.add_adapter(VALUE_ADAPTER, copy.deepcopy(model.peft_config[policy]))
+        model.set_adapter(policy)
+    for name, parameter in model.named_parameters():
+        if f".{VALUE_ADAPTER}." in name:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _active(model: Any, adapter: str) -> Iterator[None]:
+    """Within, `adapter` is the one that computes."""
+    before = model.active_adapter
+    model.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        model.set_adapter(before)
 
 
 @contextmanager

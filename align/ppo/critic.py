@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from align.errors import UsageError
+from align.modeling.load import load_classifier, load_config
 from align.modeling.trunk import unwrapped
 
 
@@ -34,3 +39,41 @@ def head_of(value_model: nn.Module) -> nn.Module:
             "value head on the policy's own trunk"
         )
     return head
+
+
+def load_critic(directory: Path) -> PreTrainedModel:
+    """A published classifier as a value model: what it says of each prefix is what its score of the text would be.
+
+    Of two labels the head becomes one output, the log-odds of the label that the classifier declares as its reward.
+
+    Raises:
+        UsageError: an encoder, which cannot judge a prefix; more than two labels; a transform that is not linear.
+    """
+    labels = [label for _, label in sorted(load_config(directory).id2label.items())]
+    model = load_classifier(directory, labels, dropout=0.0)
+    head = getattr(model, "score", None) or getattr(getattr(model, "classification_head", None), "out_proj", None)
+    if head is None:
+        raise UsageError(
+            f"{directory}: {type(model).__name__} is an encoder, which cannot judge an unfinished response"
+        )
+    declaration = directory / "reward_model.json"
+    declared = json.loads(declaration.read_text(encoding="utf-8")) if declaration.is_file() else {}
+    if len(labels) > 2 or declared.get("transform", "log_odds") not in ("log_odds", "logit"):
+        raise UsageError(
+            f"{directory}: a critic can start from a classifier with one or two labels whose transform is log_odds, "
+            f"but this has {', '.join(labels)} and {declared.get('transform', 'log_odds')}"
+        )
+    if len(labels) == 2:
+        chosen = labels.index(declared.get("label", labels[1]))
+        _keep_one_output(head, chosen, 1 - chosen, declared.get("sign", 1))
+        model.config.id2label = {0: labels[chosen]}  # which makes num_labels 1
+    return model
+
+
+@torch.no_grad()
+def _keep_one_output(head: nn.Linear, chosen: int, other: int, sign: int) -> None:
+    """Turn two outputs into the difference of them."""
+    head.weight = nn.Parameter(sign * (head.weight[chosen] - head.weight[other]).unsqueeze(0))
+    if head.bias is not None:
+        head.bias = nn.Parameter(sign * (head.bias[chosen] - head.bias[other]).unsqueeze(0))
+    head.out_features = 1

@@ -61,8 +61,8 @@ class PPOTrainer:
         reward_model: a `RewardModel`, a callable (prompts, responses) -> floats, or a sequence classifier with one
             label, which reads text that `processing_class` encodes anew.
         train_dataset: rows with `prompt` (text) or `input_ids`, and optionally `reference`.
-        value_model: a critic with a trunk of its own, a sequence classifier with one label (default: a head on the
-            policy's trunk).
+        value_model: a critic with a trunk of its own, a sequence classifier with one label (default: what
+            `args.critic` says, a head on the policy's trunk).
         data_collator: makes `input_ids` of a row that has none.
         eval_dataset: held-out rows of the same form; the best policy is chosen on them.
         optimizers: an optimizer and a schedule per update, each or both None for AdamW and `lr_scheduler_type`.
@@ -106,6 +106,7 @@ class PPOTrainer:
             self.model,
             ref_model,
             value_model,
+            critic=args.critic,
             reference_adapter=args.ref_adapter_name,
             bf16=args.bf16,
             gradient_checkpointing=args.gradient_checkpointing,

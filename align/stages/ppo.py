@@ -23,6 +23,7 @@ from align.errors import UsageError
 from align.modeling.adapters import attach, save_tuned
 from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
 from align.ppo import PPOConfig, PPOTrainer
+from align.ppo.critic import load_critic
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
 
@@ -52,6 +53,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         processing_class=tokenizer,
         model=model,
         reward_model=reward,
+        value_model=load_critic(inputs[config.critic_from]) if config.critic_from is not None else None,
         train_dataset=[{"prompt": prompt} for prompt in prompts],
         eval_dataset=[{"prompt": prompt} for prompt in held_out],
         tracker=tracker,
