@@ -52,6 +52,8 @@ class PPOConfig(Config):
     """Updates at most; -1 sets no bound."""
     batch_size: PositiveInt = 64
     """Responses per update, over all processes."""
+    num_generations: PositiveInt = 1
+    """Responses to each prompt of an update, which has batch_size / num_generations prompts."""
     num_ppo_epochs: PositiveInt = 4
     num_mini_batches: PositiveInt = 1
     """Optimizer steps in one PPO epoch."""
@@ -94,12 +96,16 @@ class PPOConfig(Config):
     """Bound of ratio × advantage for negative advantages (Ye et al. 2020)."""
     vf_coef: NonNegativeFloat = 0.1
     cliprange_value: PositiveFloat = 0.2
+    advantage: Literal["gae", "rloo", "grpo", "reinforce_pp"] = "gae"
+    """Where advantages come from: a critic (gae), the other responses to the same prompt (rloo, grpo), or the batch
+    (reinforce_pp). The latter three have no critic."""
     critic: Literal["shared", "adapter", "separate"] = "shared"
     """The value model: a head on the policy's trunk, on that trunk with an adapter of its own, or on a second trunk."""
     entropy_coef: NonNegativeFloat = 0.0
     gamma: Fraction = 1.0
     lam: Fraction = 0.95
     whiten_advantages: bool = True
+    """Of gae and reinforce_pp; rloo and grpo have a baseline of their own."""
     whiten_rewards: bool = False
     reward_scaling: bool = False
     """Divide scores by the running standard deviation of all scores so far."""
@@ -135,6 +141,16 @@ class PPOConfig(Config):
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by num_mini_batches {self.num_mini_batches}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _advantages_have_what_they_need(self) -> Self:
+        if self.batch_size % self.num_generations:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by num_generations {self.num_generations}")
+        if self.advantage in ("rloo", "grpo") and self.num_generations == 1:
+            raise ValueError(f"{self.advantage} compares responses to one prompt: set num_generations to 2 or more")
+        if self.advantage != "gae" and self.critic != "shared":
+            raise ValueError(f"{self.advantage} has no critic: remove `critic`, or set advantage: gae")
         return self
 
     @model_validator(mode="after")

@@ -36,6 +36,7 @@ class ActorCritic(nn.Module):
         value_model: nn.Module | None = None,
         *,
         critic: Literal["shared", "adapter", "separate"] = "shared",
+        learns_values: bool = True,
         reference_adapter: str | None = None,
         bf16: bool = False,
         gradient_checkpointing: bool = False,
@@ -56,6 +57,7 @@ class ActorCritic(nn.Module):
         if value_model is None and critic == "separate":
             value_model = copy.deepcopy(unwrapped(model).base_model)
         self.value_model = value_model
+        self.value_head.requires_grad_(learns_values)
         self.bf16 = bf16
         self.checkpoints_activations = gradient_checkpointing
         if gradient_checkpointing:

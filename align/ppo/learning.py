@@ -1,4 +1,4 @@
-"""The gradient of one mini-batch."""
+"""What is learned from a rollout: advantages, and the gradient of one mini-batch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,20 @@ from align.modeling.trunk import token_log_probs
 from align.ppo import objective
 from align.ppo.actor_critic import ActorCritic
 from align.ppo.rollout import Rollout, micro_batches
+
+
+def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor, args: PPOConfig) -> tuple[Tensor, Tensor]:
+    """Advantages, and what values should have been, each [b, t]; without a critic the latter is 0."""
+    match args.advantage:
+        case "gae":
+            advantages, returns = objective.gae(rewards, values, mask, args.gamma, args.lam)
+        case "rloo":
+            return objective.leave_one_out(rewards, mask, args.num_generations), torch.zeros_like(rewards)
+        case "grpo":
+            return objective.group_relative(rewards, mask, args.num_generations), torch.zeros_like(rewards)
+        case "reinforce_pp":
+            advantages, returns = objective.returns_to_go(rewards, mask, args.gamma), torch.zeros_like(rewards)
+    return (objective.whiten(advantages, mask) if args.whiten_advantages else advantages), returns
 
 
 def accumulate_gradients(
@@ -53,7 +67,9 @@ def accumulate_gradients(
                 squared, value_clipped = objective.value_loss(
                     values, old_values[piece], expected[piece], args.cliprange_value
                 )
-                loss = surrogate.sum() + args.vf_coef * squared.sum()
+                loss = surrogate.sum()
+                if args.advantage == "gae":
+                    loss = loss + args.vf_coef * squared.sum()
                 if args.entropy_coef:
                     loss = loss - args.entropy_coef * objective.entropy(logits.float() / args.temperature).sum()
                 (loss / tokens_in_step).backward()

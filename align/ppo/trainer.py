@@ -36,7 +36,7 @@ from align.ppo import checkpoint, health, objective, preflight
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.arguments import PPOConfig
 from align.ppo.callbacks import Callbacks
-from align.ppo.learning import accumulate_gradients
+from align.ppo.learning import accumulate_gradients, advantages_and_returns
 from align.ppo.module_reward import as_reward
 from align.ppo.prompts import Collator, Prompt, Rows, as_prompts, batch_of
 from align.ppo.rollout import Rollout, roll_out
@@ -107,6 +107,7 @@ class PPOTrainer:
             ref_model,
             value_model,
             critic=args.critic,
+            learns_values=args.advantage == "gae",
             reference_adapter=args.ref_adapter_name,
             bf16=args.bf16,
             gradient_checkpointing=args.gradient_checkpointing,
@@ -125,7 +126,7 @@ class PPOTrainer:
             )
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
-        episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.prompts))
+        episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.prompts) * args.num_generations)
         self.updates = math.ceil(episodes / args.batch_size)
         if args.max_steps > 0:
             self.updates = min(self.updates, args.max_steps)
@@ -204,7 +205,7 @@ class PPOTrainer:
         """Roll out one batch of prompts and learn from it."""
         args, state = self.args, self.state
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + state.update)
-        rollout = self._roll_out(batch_of(self.prompts, state.update, args.batch_size, args.seed), generator)
+        rollout = self._roll_out(self._prompts_of(state.update), generator)
         if state.update == 0:
             self._preflight(rollout)
             state.first_length = float(rollout.mask.sum(1).float().mean())
@@ -212,9 +213,7 @@ class PPOTrainer:
         rewards = objective.token_rewards(scores, rollout.log_ratios, rollout.mask, state.kl_coef)
         if args.whiten_rewards:
             rewards = objective.whiten(rewards, rollout.mask, shift_mean=False)
-        advantages, returns = objective.gae(rewards, rollout.values, rollout.mask, args.gamma, args.lam)
-        if args.whiten_advantages:
-            advantages = objective.whiten(advantages, rollout.mask)
+        advantages, returns = advantages_and_returns(rewards, rollout.values, rollout.mask, args)
 
         steps = [
             self._optimizer_step(rollout, rows, advantages, returns)
@@ -232,6 +231,12 @@ class PPOTrainer:
         self.callbacks.log(figures, state.update)
         self._look_after(figures)
         return figures
+
+    def _prompts_of(self, update: int) -> list[Prompt]:
+        """The prompts of an update, each as often as it is to be answered."""
+        repeats = self.args.num_generations
+        distinct = batch_of(self.prompts, update, self.args.batch_size // repeats, self.args.seed)
+        return [prompt for prompt in distinct for _ in range(repeats)]
 
     def _roll_out(
         self, prompts: Sequence[Prompt], generator: torch.Generator, settings: GenerationSettings | None = None
