@@ -53,15 +53,14 @@ class ActorCritic(nn.Module):
         self.value_adapter = VALUE_ADAPTER if value_model is None and critic == "adapter" else None
         if self.value_adapter is not None:
             _add_value_adapter(model)
+        copied = value_model is None and critic == "separate"
+        self.value_model = copy.deepcopy(unwrapped(model).base_model) if copied else value_model
         self.value_head = new_head(unwrapped(model)) if value_model is None else head_of(value_model)
-        if value_model is None and critic == "separate":
-            value_model = copy.deepcopy(unwrapped(model).base_model)
-        self.value_model = value_model
         self.value_head.requires_grad_(learns_values)
         self.bf16 = bf16
         self.checkpoints_activations = gradient_checkpointing
         if gradient_checkpointing:
-            for trunk in (model, value_model):
+            for trunk in (model, self.value_model):
                 if trunk is not None:
                     unwrapped(trunk).gradient_checkpointing_enable({"use_reentrant": False})
         self.value_head.to(self.device)
