@@ -27,24 +27,23 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from align import interrupt
 from align.configs.base import GenerationSettings
-from align.configs.tracking import WandbConfig
 from align.errors import AlignError, UsageError
-from align.metrics.diversity import repetition
 from align.modeling.checkpoints import intact, new_checkpoint, newest_complete_checkpoint
 from align.modeling.trunk import unwrapped
 from align.ppo import checkpoint, health, objective, preflight
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.arguments import PPOConfig
 from align.ppo.callbacks import Callbacks
+from align.ppo.figures import of_update
 from align.ppo.learning import accumulate_gradients, advantages_and_returns
 from align.ppo.module_reward import as_reward
+from align.ppo.parts import check_critic, check_parts, move, optimizer_of, tracker_of
 from align.ppo.prompts import Collator, Prompt, Rows, as_prompts, batch_of
 from align.ppo.rollout import Rollout, roll_out
 from align.ppo.schedule import in_updates, learning_rate_share
 from align.ppo.state import Best, State
 from align.progress import track
-from align.tracking import NullTracker, Tracker, WandbTracker
-from align.workspace import Workspace
+from align.tracking import Tracker
 from reward_models import RewardError
 
 logger = logging.getLogger(__name__)
@@ -91,12 +90,12 @@ class PPOTrainer:
         tracker: Tracker | None = None,
         checkpoint_dir: Path | None = None,
     ) -> None:
-        _check_parts(model, ref_model, reward_model, peft_config)
+        check_parts(model, ref_model, reward_model, peft_config)
         torch.manual_seed(args.seed)
         self.args = args
         self.processing_class = processing_class
         if torch.cuda.is_available() and not args.use_cpu:
-            _move((model, ref_model, value_model, reward_model), "cuda")
+            move((model, ref_model, value_model, reward_model), "cuda")
         self.reward = as_reward(reward_model, processing_class)
         self.model = model if peft_config is None else get_peft_model(model, peft_config)
         if args.model_adapter_name is not None:
@@ -119,11 +118,8 @@ class PPOTrainer:
         self.eval_prompts = [
             prompt for rows in held_out for prompt in as_prompts(rows, processing_class, vocabulary, data_collator)
         ]
-        known = value_model.get_input_embeddings().weight.shape[0] if value_model is not None else vocabulary
-        if known < min(vocabulary, len(processing_class)):
-            raise UsageError(
-                f"value_model knows {known} tokens, but the policy {vocabulary}: it must share its tokenizer"
-            )
+        if value_model is not None:
+            check_critic(value_model, vocabulary, len(processing_class))
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
         episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.prompts) * args.num_generations)
@@ -137,7 +133,7 @@ class PPOTrainer:
         pad = processing_class.pad_token_id
         self.pad_token_id = pad if pad is not None and pad < vocabulary else 0
         self.settings = GenerationSettings(max_new_tokens=args.response_length, temperature=args.temperature)
-        self.optimizer = _optimizer(self.actor_critic, args, optimizers[0])
+        self.optimizer = optimizer_of(self.actor_critic, args, optimizers[0])
         self.lr_scheduler = optimizers[1] or torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda update: learning_rate_share(update, self.updates, args)
         )
@@ -153,7 +149,7 @@ class PPOTrainer:
         self._asks_to_resume = checkpoint_dir is None
         output_dir, saves = args.output_dir, args.save_strategy != "no"
         self.checkpoint_dir = Path(output_dir) if checkpoint_dir is None and output_dir and saves else checkpoint_dir
-        self.tracker = tracker or _reported(args)
+        self.tracker = tracker or tracker_of(args)
         self.state = State(kl_coef=args.kl_coef)
         self.best_weights = weights(self.actor_critic)
 
@@ -220,7 +216,11 @@ class PPOTrainer:
             for _ in range(args.num_ppo_epochs)
             for rows in torch.randperm(len(rollout.prompts), generator=generator).chunk(args.num_mini_batches)
         ]
-        figures = self._figures(rollout, rewards, steps)
+        figures = {
+            **of_update(rollout, rewards, steps, state.kl_coef),
+            "lr": float(self.lr_scheduler.get_last_lr()[0]),
+            "episode": (state.update + 1) * args.batch_size,
+        }
         state.update += 1
         self.lr_scheduler.step()
         if args.kl_target is not None:
@@ -275,28 +275,6 @@ class PPOTrainer:
             self.state.moments.update(scores)
             scores = scores / self.state.moments.std
         return scores if args.reward_clip is None else scores.clamp(-args.reward_clip, args.reward_clip)
-
-    def _figures(self, rollout: Rollout, rewards: Tensor, steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-        """What is logged of an update, under TRL's names."""
-        figures: dict[str, Tensor] = {
-            "objective/kl": rollout.kl.mean(),
-            "objective/scores": rollout.scores.mean(),
-            "objective/scores_std": rollout.scores.std(correction=0),
-            "objective/entropy": rollout.entropies.sum(1).mean(),
-            "objective/non_score_reward": rollout.kl.mean() * -self.state.kl_coef,
-            "objective/rlhf_reward": rewards.sum(1).mean(),
-            "objective/response_length": rollout.mask.sum(1).float().mean(),
-            "policy/entropy_avg": objective.masked_mean(rollout.entropies, rollout.mask),
-            "val/num_eos_tokens": rollout.finished.sum(),
-            **{name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]},
-        }
-        return {
-            **{name: value.item() for name, value in figures.items()},
-            "objective/kl_coef": self.state.kl_coef,
-            "objective/repetition": sum(map(repetition, rollout.responses)) / len(rollout.responses),
-            "lr": float(self.lr_scheduler.get_last_lr()[0]),
-            "episode": (self.state.update + 1) * self.args.batch_size,
-        }
 
     def _look_after(self, figures: Mapping[str, float]) -> None:
         """Stop on a NaN; warn or stop, as the recipe says, where a figure left its bounds."""
@@ -425,51 +403,3 @@ class PPOTrainer:
             return
         self.state, self.best_weights = checkpoint.read(directory, self.actor_critic, self.optimizer, self.lr_scheduler)
         logger.info("ppo goes on after update %d of %d", self.state.update, self.updates)
-
-
-def _check_parts(model: Any, ref_model: Any, reward_model: Any, peft_config: Any) -> None:
-    """What TRL's users have got wrong before, said before anything is loaded or moved."""
-    if reward_model is None:
-        raise UsageError("PPOTrainer needs a reward_model: a RewardModel, a function, or a sequence classifier")
-    if ref_model is model:
-        raise UsageError("ref_model is the model itself, which will change: leave it out, and a copy is kept")
-    if peft_config is not None and isinstance(model, PeftModel):
-        raise UsageError("model has adapters already: leave peft_config out, or merge them first")
-
-
-def _move(modules: Sequence[Any], device: str) -> None:
-    """Move what is a module; quantized ones are where they were loaded to, and stay."""
-    for module in modules:
-        if isinstance(module, nn.Module) and not getattr(module, "is_quantized", False):
-            module.to(device)
-
-
-def _optimizer(
-    actor_critic: ActorCritic, args: PPOConfig, given: torch.optim.Optimizer | None
-) -> torch.optim.Optimizer:
-    """AdamW; or the optimizer given, which also gets what it does not know of, such as the value head."""
-    if given is None:
-        return torch.optim.AdamW(
-            actor_critic.trainable.values(),
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            eps=args.adam_epsilon,
-            weight_decay=args.weight_decay,
-        )
-    known = {id(parameter) for group in given.param_groups for parameter in group["params"]}
-    if missing := [parameter for parameter in actor_critic.trainable.values() if id(parameter) not in known]:
-        given.add_param_group({"params": missing})
-    return given
-
-
-def _reported(args: PPOConfig) -> Tracker:
-    """The tracker that `report_to` asks for."""
-    wanted = args.report_to or []
-    names = {wanted} if isinstance(wanted, str) else set(wanted)
-    if unknown := names - {"wandb", "none", "all"}:
-        logger.warning("report_to: of %s nothing is reported to; only wandb is", ", ".join(sorted(unknown)))
-    if not names & {"wandb", "all"}:
-        return NullTracker()
-    workspace = Workspace(Path(args.output_dir or "ppo"))
-    name = args.run_name or workspace.path.name
-    return WandbTracker.start(WandbConfig(), None, name, name, workspace, args.model_dump(mode="json"))

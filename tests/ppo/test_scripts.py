@@ -281,6 +281,19 @@ def test_a_second_adapter_as_the_reference(
     assert all(".policy." in name or name.startswith("value_head") for name in changed)
 
 
+def test_weights_of_16_bits_train_with_a_warning(
+    script: Callable[..., PPOTrainer], tiny_model: Callable[[str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = script(model=tiny_model("llama").bfloat16(), ref_model=None, value_model=None)
+    assert "load it with dtype=torch.float32" in caplog.text
+    assert trainer.train().update == 3
+
+
+def test_report_to_knows_wandb_alone(script: Callable[..., PPOTrainer], caplog: pytest.LogCaptureFixture) -> None:
+    script({"report_to": ["tensorboard"]})
+    assert "of tensorboard nothing is reported to" in caplog.text
+
+
 @pytest.mark.parametrize("how", ["bf16", "gradient_checkpointing"])
 def test_what_trl_ignored_works(script: Callable[..., PPOTrainer], how: str) -> None:
     """bf16 changes the numbers a little, checkpointed activations not at all."""
