@@ -101,3 +101,10 @@ def test_scripts_may_set_attributes_afterwards() -> None:
     config.total_episodes = 3
     config.num_total_batches = 5
     assert config.to_dict()["total_episodes"] == 3
+
+
+def test_the_guide_says_of_every_name_what_becomes_of_it() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "from_trl.md").read_text(encoding="utf-8")
+    assert {name for name in OF_TRL if f"`{name}`" not in guide and name != "kl_estimator"} == set()
+    rows = {name: line for line in guide.splitlines() if line.startswith("| `") for name in line.split("`")[1::2]}
+    assert all(reason in rows[name] for name, reason in NO_EFFECT.items())
