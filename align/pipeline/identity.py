@@ -26,7 +26,7 @@ from align.data import sources
 from align.recipe import parse_reference
 from align.registry import files
 
-COMPUTING = ("torch", "transformers", "peft", "trl", "tokenizers")
+COMPUTING = ("torch", "transformers", "peft", "tokenizers")
 """Libraries whose major version decides what a stage computes."""
 RECORDED = (*COMPUTING, "align-rlhf", "accelerate", "datasets", "safetensors")
 
