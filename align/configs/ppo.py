@@ -1,12 +1,26 @@
-"""`kind: ppo`, and `PPOConfig`: one class for the recipe and for the Python API. Names are those of TRL 1.12."""
+"""`kind: ppo`, and `PPOConfig`: what the engine can be told. Names are those of TRL 1.12.
+
+The Python API's `align.ppo.PPOConfig` is this class, and accepts besides what a script written for TRL sets.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from align.configs.base import Config, Fraction, LoraSettings, PromptData, Reference, RewardSpec, StageConfig
+
+Rhythm = PositiveInt | Annotated[float, Field(gt=0, lt=1)]
+"""Every so many updates; below 1 a share of all."""
 
 
 class HealthConfig(Config):
@@ -34,8 +48,12 @@ class PPOConfig(Config):
     total_episodes: PositiveInt | None = None
     """Responses sampled in the whole training (default: `num_train_epochs` passes over the prompts)."""
     num_train_epochs: PositiveFloat = 1.0
+    max_steps: int = -1
+    """Updates at most; -1 sets no bound."""
     batch_size: PositiveInt = 64
     """Responses per update, over all processes."""
+    num_generations: PositiveInt = 1
+    """Responses to each prompt of an update, which has batch_size / num_generations prompts."""
     num_ppo_epochs: PositiveInt = 4
     num_mini_batches: PositiveInt = 1
     """Optimizer steps in one PPO epoch."""
@@ -43,7 +61,7 @@ class PPOConfig(Config):
     """Memory bound of one forward and backward pass; gradients of a mini-batch accumulate over its micro-batches."""
 
     learning_rate: NonNegativeFloat = 3e-6
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
     warmup_steps: NonNegativeFloat = 0
     """Updates; below 1 a share of all."""
     weight_decay: NonNegativeFloat = 0.0
@@ -51,17 +69,24 @@ class PPOConfig(Config):
     adam_beta2: Fraction = 0.999
     adam_epsilon: PositiveFloat = 1e-8
     max_grad_norm: NonNegativeFloat = 1.0
+    bf16: bool = False
+    """Compute in bfloat16 by autocast; weights, log-probabilities and losses stay float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
     response_length: PositiveInt = 53
     """New tokens at most."""
     temperature: PositiveFloat = 0.7
     stop_token: Literal["eos"] | None = "eos"
+    """What ends a response; null: nothing but `response_length`."""
+    stop_token_id: NonNegativeInt | None = None
+    """A token that ends a response in the place of `stop_token`."""
     missing_eos_penalty: NonNegativeFloat | None = None
-    """Subtracted from the score of a response that ran into `response_length`."""
+    """Subtracted from the score of a response that ran into `response_length` without its stop token."""
 
     kl_coef: NonNegativeFloat = 0.05
-    kl_estimator: Literal["k1"] = "k1"
-    """Per-token log-ratio, in the reward. The other estimators converge elsewhere when placed there."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Only k1, the per-token log-ratio in the reward: the other estimators converge elsewhere when placed there."""
     kl_target: PositiveFloat | None = None
     """Nats per response: `kl_coef` then adapts to hold this KL (Ziegler et al. 2019, section 2.2)."""
     kl_horizon: PositiveInt = 10_000
@@ -71,21 +96,28 @@ class PPOConfig(Config):
     """Bound of ratio × advantage for negative advantages (Ye et al. 2020)."""
     vf_coef: NonNegativeFloat = 0.1
     cliprange_value: PositiveFloat = 0.2
+    advantage: Literal["gae", "rloo", "grpo", "reinforce_pp"] = "gae"
+    """Where advantages come from: a critic (gae), the other responses to the same prompt (rloo, grpo), or the batch
+    (reinforce_pp). The latter three have no critic."""
+    critic: Literal["shared", "adapter", "separate"] = "shared"
+    """The value model: a head on the policy's trunk, on that trunk with an adapter of its own, or on a second trunk."""
     entropy_coef: NonNegativeFloat = 0.0
     gamma: Fraction = 1.0
     lam: Fraction = 0.95
     whiten_advantages: bool = True
+    """Of gae and reinforce_pp; rloo and grpo have a baseline of their own."""
     whiten_rewards: bool = False
     reward_scaling: bool = False
     """Divide scores by the running standard deviation of all scores so far."""
     reward_clip: PositiveFloat | None = None
     """Scores are clipped to [-reward_clip, reward_clip] after scaling."""
 
-    eval_steps: PositiveInt = 10
-    """Updates between evaluations on held-out prompts."""
-    save_steps: PositiveInt = 10
-    """Updates between checkpoints to resume from."""
-    save_total_limit: PositiveInt = 2
+    eval_steps: Rhythm = 10
+    """Updates between evaluations on held-out prompts; below 1 a share of all."""
+    save_steps: Rhythm = 10
+    """Updates between checkpoints to resume from; below 1 a share of all."""
+    save_total_limit: PositiveInt | None = 2
+    """Checkpoints that are kept; null keeps all."""
     max_eval_kl: PositiveFloat | None = None
     """KL budget, nats per response: the best policy is the one of highest held-out reward within it."""
     num_eval_samples: NonNegativeInt = 8
@@ -93,11 +125,40 @@ class PPOConfig(Config):
     seed: int = 0
     health: HealthConfig = HealthConfig()
 
+    @field_validator("kl_estimator")
+    @classmethod
+    def _reaches_the_optimum(cls, estimator: str) -> str:
+        if estimator != "k1":
+            raise ValueError(
+                f"{estimator} in the reward does not lead to the optimum, policy ∝ reference × exp(score / kl_coef): "
+                "k3 ends at the greedy policy, as if there were no penalty, and k2 far from both. Use k1, or remove it"
+            )
+        return estimator
+
     @model_validator(mode="after")
-    def _mini_batches_fit(self) -> PPOConfig:
+    def _mini_batches_fit(self) -> Self:
         if self.batch_size % self.num_mini_batches:
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by num_mini_batches {self.num_mini_batches}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _advantages_have_what_they_need(self) -> Self:
+        if self.batch_size % self.num_generations:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by num_generations {self.num_generations}")
+        if self.advantage in ("rloo", "grpo") and self.num_generations == 1:
+            raise ValueError(f"{self.advantage} compares responses to one prompt: set num_generations to 2 or more")
+        if self.advantage != "gae" and self.critic != "shared":
+            raise ValueError(f"{self.advantage} has no critic: remove `critic`, or set advantage: gae")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_stay_put(self) -> Self:
+        if self.critic == "adapter" and self.gradient_checkpointing:
+            raise ValueError(
+                "gradient_checkpointing computes activations again after adapters were switched, and critic: adapter "
+                "would learn from the policy's: set critic to shared or separate"
             )
         return self
 
@@ -108,6 +169,8 @@ class PPOStageConfig(StageConfig):
     kind: Literal["ppo"]
     policy: Reference
     reward: RewardSpec
+    critic_from: Reference | None = None
+    """A classifier on the policy's kind of body that the value model starts as; needs `ppo.critic: separate`."""
     method: Literal["full", "lora"] = "full"
     lora: LoraSettings | None = None
     publish: Literal["merged", "adapter"] = "merged"
@@ -120,9 +183,17 @@ class PPOStageConfig(StageConfig):
     ppo: PPOConfig = PPOConfig()
 
     @model_validator(mode="after")
-    def _lora_only_with_lora(self) -> PPOStageConfig:
+    def _lora_only_with_lora(self) -> Self:
         if self.lora is not None and self.method == "full":
             raise ValueError("`lora:` is set, but method is full: set method: lora, or remove the block")
         if self.publish == "adapter" and self.method == "full":
             raise ValueError("publish: adapter needs method: lora")
+        return self
+
+    @model_validator(mode="after")
+    def _critic_has_what_it_needs(self) -> Self:
+        if self.ppo.critic == "adapter" and self.method == "full":
+            raise ValueError("ppo.critic: adapter needs method: lora; shared and separate go with either")
+        if self.critic_from is not None and self.ppo.critic != "separate":
+            raise ValueError("critic_from gives the value model a trunk of its own: set ppo.critic: separate")
         return self

@@ -31,7 +31,7 @@ def attach(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
 
 def save_adapter(model: PeftModel, directory: Path) -> None:
     """Write the adapter alone: the same bytes for the same adapter, and no path of this machine."""
-    model.save_pretrained(str(directory), save_embedding_layers=False)
+    model.save_pretrained(str(directory), selected_adapters=[model.active_adapter], save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)
     settings = directory / "adapter_config.json"
     targets = json.loads(settings.read_text(encoding="utf-8"))["target_modules"]

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from align.errors import UsageError
+
 logger = logging.getLogger(__name__)
 
 MARKER = "COMPLETE.json"
@@ -64,6 +66,17 @@ def newest_complete_checkpoint(directory: Path) -> Path | None:
         checkpoint.rename(aside)
         logger.warning("%s cannot be resumed from (%s): set aside as %s", checkpoint.name, problem, aside.name)
     return None
+
+
+def intact(checkpoint: Path) -> Path:
+    """The checkpoint, if its files are all there and unchanged.
+
+    Raises:
+        UsageError: it cannot be resumed from.
+    """
+    if problem := _problem(checkpoint):
+        raise UsageError(f"{checkpoint} cannot be resumed from: {problem}")
+    return checkpoint
 
 
 def step_of(checkpoint: Path) -> int:

@@ -125,8 +125,8 @@ def _draw(logits: Tensor, settings: GenerationSettings, generator: torch.Generat
         logits = logits.scatter(-1, order, ordered.masked_fill(before >= settings.top_p, -torch.inf))
     # Inverse of the cumulative distribution: one random number a row, where multinomial draws one a vocabulary entry.
     cumulative = logits.softmax(-1).cumsum(-1)
-    height = 1 - torch.rand(len(logits), 1, generator=generator, device=logits.device)  # in (0, 1]
-    return torch.searchsorted(cumulative, height * cumulative[:, -1:]).squeeze(-1)
+    height = 1 - torch.rand(len(logits), 1, generator=generator, device=generator.device)  # in (0, 1]
+    return torch.searchsorted(cumulative, height.to(cumulative.device) * cumulative[:, -1:]).squeeze(-1)
 
 
 class _DecoderOnly:

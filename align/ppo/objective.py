@@ -4,7 +4,8 @@ Shapes: b responses, t response tokens. `mask` [b, t] is True on real response t
 row. Sums and means run over real tokens only; what stands on padding never matters.
 
 Sources: Schulman et al. 2016 (GAE, equation 16), Schulman et al. 2017 (PPO, equation 7), Ziegler et al. 2019 (KL in
-the reward and its controller, section 2.2), Huang et al. 2024 (arXiv 2403.17031: the details that matter).
+the reward and its controller, section 2.2), Huang et al. 2024 (arXiv 2403.17031: the details that matter), Ahmadian et
+al. 2024 (RLOO, section 3.2), Shao et al. 2024 (GRPO, section 4.1), Hu et al. 2025 (REINFORCE++, section 3).
 """
 
 from __future__ import annotations
@@ -42,6 +43,31 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
         advantages.append(advantage)
     stacked = torch.stack(advantages[::-1], dim=1)
     return stacked, (stacked + values) * mask
+
+
+def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """Discounted sum of the rewards from each token to the end, [b, t], 0 on padding (REINFORCE++ whitens these)."""
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)[0]
+
+
+def leave_one_out(rewards: Tensor, mask: Tensor, group: int) -> Tensor:
+    """A response's whole reward less the mean of the others to its prompt, at each of its tokens, [b, t] (RLOO).
+
+    Responses to one prompt are `group` neighbouring rows of `rewards` [b, t].
+    """
+    totals = (rewards * mask).sum(1).view(-1, group)
+    others = (totals.sum(1, keepdim=True) - totals) / (group - 1)
+    return (totals - others).view(-1, 1) * mask
+
+
+def group_relative(rewards: Tensor, mask: Tensor, group: int) -> Tensor:
+    """A response's whole reward less its group's mean, by its group's spread, at each of its tokens, [b, t] (GRPO).
+
+    Rows as in `leave_one_out`. A group in which all are equal teaches nothing, and its advantages are 0.
+    """
+    totals = (rewards * mask).sum(1).view(-1, group)
+    spread = totals.std(1, keepdim=True) + 1e-4
+    return ((totals - totals.mean(1, keepdim=True)) / spread).view(-1, 1) * mask
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,56 +1,140 @@
 """Checks that take seconds and stop a run before its first update, by name.
 
 Each of these is the symptom of a fault that has cost others days: a reference that is not where the policy started, a
-head that scales or caps, dropout left on, a tokenizer that cannot say that it is done, a reward upside down.
+head that scales or caps, dropout left on, an end-of-text token that nobody can say or nothing learns, an optimizer
+with a pace of its own, a reward upside down. A check that does not apply is logged as skipped.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from align.errors import AlignError
 from align.modeling.trunk import Batch, response_log_probs, token_log_probs, unwrapped
-from align.ppo.actor_critic import ActorCritic
+from align.ppo.actor_critic import ActorCritic, restore
 from align.ppo.rollout import Rollout
 from reward_models import CheckedModel
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-5
-"""Nats, per token, in float32."""
+TOLERANCE, HALF_TOLERANCE = 1e-5, 0.1
+"""Nats, per token, in float32 and in 16 bits."""
+LEAST_STOP_LOG_PROB = -20.0
+"""Nats: a stop token less likely than this everywhere does not come up in a training."""
+ROWS = 4
+"""Responses that checks of single responses look at."""
 
 
-def check(actor_critic: ActorCritic, rollout: Rollout, temperature: float, *, starts_at_reference: bool) -> None:
+def check(
+    actor_critic: ActorCritic,
+    rollout: Rollout,
+    *,
+    temperature: float,
+    stop_token_id: int | None,
+    starts_at_reference: bool,
+) -> None:
     """Raise an `AlignError` that names every check which fails on the first rollout."""
-    tolerance = TOLERANCE if rollout.log_probs.dtype == next(actor_critic.parameters()).dtype else 0.05
+    in_float32 = not actor_critic.bf16 and unwrapped(actor_critic.model).dtype == torch.float32
+    tolerance = TOLERANCE if in_float32 else HALF_TOLERANCE
+    some = torch.arange(min(ROWS, len(rollout.prompts)))
     failures = []
-    if starts_at_reference and (kl := float(rollout.log_ratios.abs().max())) > tolerance:
+    if not starts_at_reference:
+        skipped("kl-zero", "the reference policy was given")
+    elif (kl := float(rollout.log_ratios.abs().max())) > tolerance:
         failures.append(f"kl-zero: policy and reference differ by {kl:.2g} nats before the first update, and must not")
-    repeated = response_log_probs(actor_critic.model, rollout.batch, temperature)
-    if (drift := float((repeated - rollout.log_probs).abs().max())) > tolerance:
+    if (drift := _drift(actor_critic, rollout, some, temperature)) > tolerance:
         failures.append(
             f"ratio-one: the same weights give log-probabilities that differ by {drift:.2g}; "
             "is dropout on, or does the model depend on its padding?"
         )
-    if (error := _own_logits_error(actor_critic, rollout, temperature)) > tolerance:
+    if (error := _own_logits_error(actor_critic, rollout, some, temperature)) > tolerance:
         failures.append(
             f"own-logits: our log-probabilities differ from the model's own logits by {error:.2g}; "
             "its head does something that align.modeling.trunk.response_logits does not know"
         )
+    if stop_token_id is None:
+        skipped("eos-reachable and eos-in-loss", "there is no stop token")
+    else:
+        failures += _stop_token_failures(actor_critic, rollout, some, temperature, stop_token_id)
+    _raise(failures)
+
+
+def check_learning_rate_zero(
+    actor_critic: ActorCritic,
+    optimizer: torch.optim.Optimizer,
+    initial: Mapping[str, Tensor],
+    step: Callable[[], object],
+) -> None:
+    """Raise an `AlignError` where one optimizer `step` at learning rate 0 changes the `initial` weights.
+
+    Leaves weights and optimizer as they were.
+    """
+    before = copy.deepcopy(optimizer.state_dict())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    step()
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.load_state_dict(before)
+    changed = [name for name, weight in actor_critic.trainable.items() if not torch.equal(weight, initial[name])]
+    restore(actor_critic, dict(initial))
+    if changed:
+        _raise(
+            [
+                f"lr-zero: a step at learning rate 0 changed {len(changed)} weights, {changed[0]} among them; "
+                "does the model change itself, or the optimizer not look at its learning rate?"
+            ]
+        )
+
+
+def check_polarity(reward: CheckedModel) -> None:
+    """Raise an `AlignError` where a reward scores the worse responses of its own probes no lower than the better ones.
+
+    Only for rewards that declare probes: what is good is theirs to say.
+    """
+    if not (probes := reward.probes()):
+        skipped("reward-polarity", f"{reward.name} declares no probes")
+        return
+    better, worse = (reward.score([""] * len(probes), side) for side in zip(*probes, strict=True))
+    if sum(better) <= sum(worse):
+        _raise(
+            [
+                f"reward-polarity: {reward.name} scores the worse responses of its own probes "
+                "no lower than the better ones; is the right label the positive one?"
+            ]
+        )
+
+
+def skipped(name: str, reason: str) -> None:
+    """Log that a check does not apply."""
+    logger.info("ppo preflight: %s skipped, %s", name, reason)
+
+
+def _raise(failures: list[str]) -> None:
     if failures:
         raise AlignError("PPO preflight failed:\n" + "\n".join(f"  - {failure}" for failure in failures))
 
 
-def _own_logits_error(actor_critic: ActorCritic, rollout: Rollout, temperature: float) -> float:
-    """Largest difference from what `model(...)` itself says, on a few responses."""
+def _drift(actor_critic: ActorCritic, rollout: Rollout, rows: Tensor, temperature: float) -> float:
+    """Largest difference between what was sampled with and what the update will compute with."""
+    with actor_critic.learning():
+        again = response_log_probs(actor_critic.model, rollout.batch.select(rows), temperature)
+    return float((again - rollout.log_probs[rows, : again.shape[1]]).abs().max())
+
+
+@torch.no_grad()
+def _own_logits_error(actor_critic: ActorCritic, rollout: Rollout, rows: Tensor, temperature: float) -> float:
+    """Largest difference from what `model(...)` itself says, one response at a time and without padding."""
     model = unwrapped(actor_critic.model)
     error = 0.0
-    for row in range(min(4, len(rollout.responses))):
-        part: Batch = rollout.batch.select(torch.tensor([row]))
+    for row in rows:
+        part: Batch = rollout.batch.select(row.unsqueeze(0))
         prompt, response = part.prompt_ids, part.response_ids
-        with torch.no_grad():
+        with actor_critic.precision():
             if model.config.is_encoder_decoder:
                 start = torch.full_like(response[:, :1], model.config.decoder_start_token_id)
                 logits = model(input_ids=prompt, decoder_input_ids=torch.cat([start, response[:, :-1]], 1)).logits
@@ -61,17 +145,30 @@ def _own_logits_error(actor_critic: ActorCritic, rollout: Rollout, temperature: 
     return error
 
 
-def check_polarity(reward: CheckedModel) -> None:
-    """Raise an `AlignError` where a reward scores the worse responses of its own probes no lower than the better ones.
-
-    Only for rewards that declare probes: what is good is theirs to say.
-    """
-    if not (probes := reward.probes()):
-        logger.info("ppo preflight: reward-polarity skipped, %s declares no probes", reward.name)
-        return
-    better, worse = (reward.score([""] * len(probes), side) for side in zip(*probes, strict=True))
-    if sum(better) <= sum(worse):
-        raise AlignError(
-            f"PPO preflight failed:\n  - reward-polarity: {reward.name} scores the worse responses of its own probes "
-            "no lower than the better ones; is the right label the positive one?"
+@torch.no_grad()
+def _stop_token_failures(
+    actor_critic: ActorCritic, rollout: Rollout, rows: Tensor, temperature: float, stop_token_id: int
+) -> list[str]:
+    """Can the policy stop, and does it learn from having stopped?"""
+    failures = []
+    batch = rollout.batch.select(rows)
+    states = actor_critic.response_states(batch)[batch.response_mask]
+    log_probs = [
+        (actor_critic.logits(some).float() / temperature).log_softmax(-1)
+        for some in states.split(actor_critic.tokens_at_once)
+    ]
+    if stop_token_id >= log_probs[0].shape[-1]:
+        failures.append(f"eos-reachable: the model has no token {stop_token_id}, which is to end its responses")
+    elif (highest := max(float(some[:, stop_token_id].max()) for some in log_probs)) < LEAST_STOP_LOG_PROB:
+        failures.append(
+            f"eos-reachable: the stop token {stop_token_id} has log-probability {highest:.0f} at most, so no response "
+            "ends with it; was it trained, or is it another token's job? stop_token: null does without"
         )
+    ended = rollout.batch.response_ids[rollout.finished]
+    last = rollout.mask[rollout.finished].sum(1, keepdim=True) - 1
+    if len(ended) and not (ended.gather(1, last.clamp(min=0)) == stop_token_id).all():
+        failures.append(
+            f"eos-in-loss: the mask of responses that ended leaves out their stop token {stop_token_id}, "
+            "so that ending is never learned; is it also the pad token?"
+        )
+    return failures

@@ -11,20 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from align.configs.base import GenerationSettings
 from align.modeling.generation import decode, generate
-from align.modeling.trunk import Batch, response_log_probs, response_logits, response_states, token_log_probs
+from align.modeling.trunk import Batch, response_log_probs, token_log_probs
 from align.ppo import objective
 from align.ppo.actor_critic import ActorCritic
+from align.ppo.prompts import Prompt
 from reward_models import RewardModel
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as text, for the reward model, and as the policy's own tokens."""
-
-    text: str
-    token_ids: list[int]
-    reference: str | None = None
-    """What a good answer looks like, for reward models that compare with one."""
 
 
 @dataclass(frozen=True)
@@ -70,30 +61,35 @@ def roll_out(
     prompts: Sequence[Prompt],
     settings: GenerationSettings,
     *,
-    eos_token_id: int | None,
+    stop_token_id: int | None,
+    pad_token_id: int,
     tokens_per_micro_batch: int,
     generator: torch.Generator,
 ) -> Rollout:
-    """Sample a response to each prompt, score its text, and look it up under policy, reference and value model."""
-    token_ids = generate(
-        actor_critic.model,
-        [prompt.token_ids for prompt in prompts],
-        settings,
-        eos_token_id=eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        generator=generator,
-    )
+    """Sample a response to each prompt, score its text, and look it up under policy, reference and value model.
+
+    A response ends with `stop_token_id`, or at `settings.max_new_tokens`.
+    """
+    with actor_critic.precision():
+        token_ids = generate(
+            actor_critic.model,
+            [prompt.token_ids for prompt in prompts],
+            settings,
+            eos_token_id=stop_token_id,
+            pad_token_id=pad_token_id,
+            generator=generator,
+        )
     responses = decode(tokenizer, token_ids)
     scores = reward.score(
         [prompt.text for prompt in prompts],
         [response.text for response in responses],
         [prompt.reference or "" for prompt in prompts] if any(prompt.reference for prompt in prompts) else None,
     )
-    device = actor_critic.value_head.weight.device
-    batch = Batch.build([p.token_ids for p in prompts], token_ids, tokenizer.pad_token_id, device)
+    device = actor_critic.device
+    batch = Batch.build([prompt.token_ids for prompt in prompts], token_ids, pad_token_id, device)
     shape = batch.response_ids.shape
     log_probs, reference_log_probs, values, entropies = (torch.zeros(shape, device=device) for _ in range(4))
-    with torch.no_grad():
+    with torch.no_grad(), actor_critic.precision():
         for rows in micro_batches(batch.lengths, tokens_per_micro_batch):
             part = batch.select(rows)
             width = part.response_ids.shape[1]
@@ -111,7 +107,7 @@ def roll_out(
         values,
         entropies,
         torch.tensor(scores, device=device),
-        torch.tensor([ids[-1] == eos_token_id for ids in token_ids], device=device),
+        torch.tensor([ids[-1] == stop_token_id for ids in token_ids], device=device),
     )
 
 
@@ -126,16 +122,19 @@ def micro_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
 
 
 def _look_up(actor_critic: ActorCritic, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, entropies and values of a batch, each [b, t], from one pass through the trunk."""
+    """Log-probabilities, entropies and values of a batch, each [b, t], from one pass through each trunk."""
     mask = batch.response_mask
-    states, tokens = response_states(actor_critic.model, batch)[mask], batch.response_ids[mask]
+    states, tokens = actor_critic.response_states(batch)[mask], batch.response_ids[mask]
+    value_states = states if actor_critic.shares_trunk else actor_critic.value_states(batch)[mask]
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    size = actor_critic.tokens_at_once
-    for some, these in zip(states.split(size), tokens.split(size), strict=True):
-        logits = response_logits(actor_critic.model, some)
-        scaled = logits.float() / temperature
+    for piece in torch.arange(len(tokens)).split(actor_critic.tokens_at_once):
+        logits = actor_critic.logits(states[piece])
         found.append(
-            (token_log_probs(logits, these, temperature), objective.entropy(scaled), actor_critic.values(some))
+            (
+                token_log_probs(logits, tokens[piece], temperature),
+                objective.entropy(logits.float() / temperature),
+                actor_critic.values(value_states[piece]),
+            )
         )
     columns = []
     for pieces in zip(*found, strict=True):

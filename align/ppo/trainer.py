@@ -14,150 +14,183 @@ of (seed, n): a run that resumes needs no random state, and is bitwise the run t
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from align import interrupt
 from align.configs.base import GenerationSettings
-from align.configs.ppo import PPOConfig
 from align.errors import AlignError, UsageError
-from align.metrics.diversity import repetition
-from align.modeling.checkpoints import new_checkpoint, newest_complete_checkpoint
-from align.modeling.trunk import token_log_probs
-from align.ppo import health, objective, preflight
+from align.modeling.checkpoints import intact, new_checkpoint, newest_complete_checkpoint
+from align.modeling.trunk import unwrapped
+from align.ppo import checkpoint, health, objective, preflight
 from align.ppo.actor_critic import ActorCritic, restore, weights
-from align.ppo.rollout import Prompt, Rollout, micro_batches, roll_out
+from align.ppo.arguments import PPOConfig
+from align.ppo.callbacks import Callbacks
+from align.ppo.figures import of_update
+from align.ppo.learning import accumulate_gradients, advantages_and_returns
+from align.ppo.module_reward import as_reward
+from align.ppo.parts import check_critic, check_parts, move, optimizer_of, tracker_of
+from align.ppo.prompts import Collator, Prompt, Rows, as_prompts, batch_of
+from align.ppo.rollout import Rollout, roll_out
+from align.ppo.schedule import in_updates, learning_rate_share
+from align.ppo.state import Best, State
 from align.progress import track
-from align.tracking import NullTracker, Tracker
-from reward_models import RewardError, checked
+from align.tracking import Tracker
+from reward_models import RewardError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Best:
-    """The best policy so far, by the reward of held-out prompts within the KL budget."""
-
-    update: int = 0
-    reward: float = -math.inf
-    kl: float = 0.0
-
-
-@dataclass
-class State:
-    """What changes while training, besides weights and optimizer."""
-
-    kl_coef: float
-    update: int = 0
-    first_length: float = 0.0
-    moments: objective.RunningMoments = field(default_factory=objective.RunningMoments)
-    best: Best = field(default_factory=Best)
-    stopped: str | None = None
-    """Why training ended early."""
-
-    def to_json(self) -> str:
-        """As text that `from_json` reads back exactly."""
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> State:
-        """The state that `to_json` wrote."""
-        saved = json.loads(text)
-        saved["moments"] = objective.RunningMoments(**saved["moments"])
-        saved["best"] = Best(**saved["best"])
-        return cls(**saved)
-
-
 class PPOTrainer:
-    """Trains `model` against `reward_model`, close to where it started. The keywords are those of TRL 1.12.
+    """Trains `model` against `reward_model`, close to where it started. Arguments and their order are TRL 1.12's.
 
     Args:
         args: all settings.
         processing_class: the policy's tokenizer.
         model: a causal or encoder-decoder language model, plain or wrapped by peft.
-        reward_model: a `RewardModel`, or a callable (prompts, responses) -> floats.
-        train_dataset: rows with `prompt` (text) or `input_ids`, and optionally `reference`.
         ref_model: the reference policy (default: `model` as it is now).
+        reward_model: a `RewardModel`, a callable (prompts, responses) -> floats, or a sequence classifier with one
+            label, which reads text that `processing_class` encodes anew.
+        train_dataset: rows with `prompt` (text) or `input_ids`, and optionally `reference`.
+        value_model: a critic with a trunk of its own, a sequence classifier with one label (default: what
+            `args.critic` says, a head on the policy's trunk).
+        data_collator: makes `input_ids` of a row that has none.
         eval_dataset: held-out rows of the same form; the best policy is chosen on them.
-        tracker: where figures and sample tables go.
-        checkpoint_dir: where to save, and to resume from; None saves nothing.
+        optimizers: an optimizer and a schedule per update, each or both None for AdamW and `lr_scheduler_type`.
+        callbacks: callbacks of transformers.
+        peft_config: adapters for `model`, which then alone train.
+        tracker: where figures and sample tables go (default: what `args.report_to` says).
+        checkpoint_dir: where to save, and to resume from without being asked (default: `args.output_dir`, from which
+            only `train(resume_from_checkpoint=...)` resumes).
     """
 
     def __init__(
         self,
         args: PPOConfig,
         processing_class: PreTrainedTokenizerBase,
-        model: nn.Module,
-        reward_model: Any,
-        train_dataset: Sequence[Mapping[str, Any]],
-        ref_model: nn.Module | None = None,
-        eval_dataset: Sequence[Mapping[str, Any]] | None = None,
+        model: Any,
+        ref_model: Any = None,
+        reward_model: Any = None,
+        train_dataset: Rows | None = None,
+        value_model: Any = None,
+        data_collator: Collator | None = None,
+        eval_dataset: Rows | Mapping[str, Rows] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] | None = None,
+        peft_config: Any = None,
         *,
         tracker: Tracker | None = None,
         checkpoint_dir: Path | None = None,
     ) -> None:
+        check_parts(model, ref_model, reward_model, peft_config)
+        torch.manual_seed(args.seed)
         self.args = args
-        self.tokenizer = processing_class
-        self.reward = checked(reward_model)
-        self.prompts = as_prompts(train_dataset, processing_class)
-        self.eval_prompts = as_prompts(eval_dataset or [], processing_class)
+        self.processing_class = processing_class
+        if torch.cuda.is_available() and not args.use_cpu:
+            move((model, ref_model, value_model, reward_model), "cuda")
+        self.reward = as_reward(reward_model, processing_class)
+        self.model = model if peft_config is None else get_peft_model(model, peft_config)
+        if args.model_adapter_name is not None:
+            self.model.set_adapter(args.model_adapter_name)
+        self.starts_at_reference = ref_model is None and args.ref_adapter_name is None
+        self.actor_critic = ActorCritic(
+            self.model,
+            ref_model,
+            value_model,
+            critic=args.critic,
+            learns_values=args.advantage == "gae",
+            reference_adapter=args.ref_adapter_name,
+            bf16=args.bf16,
+            gradient_checkpointing=args.gradient_checkpointing,
+        )
+
+        vocabulary = unwrapped(self.model).get_input_embeddings().weight.shape[0]
+        self.prompts = as_prompts(train_dataset or [], processing_class, vocabulary, data_collator)
+        held_out = eval_dataset.values() if isinstance(eval_dataset, Mapping) else [eval_dataset or []]
+        self.eval_prompts = [
+            prompt for rows in held_out for prompt in as_prompts(rows, processing_class, vocabulary, data_collator)
+        ]
+        if value_model is not None:
+            check_critic(value_model, vocabulary, len(processing_class))
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
-        self.tracker = tracker or NullTracker()
-        self.checkpoint_dir = checkpoint_dir
+        episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.prompts) * args.num_generations)
+        self.updates = math.ceil(episodes / args.batch_size)
+        if args.max_steps > 0:
+            self.updates = min(self.updates, args.max_steps)
 
-        torch.manual_seed(args.seed)
-        self.starts_at_reference = ref_model is None
-        self.actor_critic = ActorCritic(model, ref_model)
-        self.updates = math.ceil(self._total_episodes() / args.batch_size)
-        self.eos_token_id = processing_class.eos_token_id if args.stop_token == "eos" else None
+        eos = processing_class.eos_token_id if args.stop_token == "eos" else None
+        self.stop_token_id = eos if args.stop_token_id is None else args.stop_token_id
+        # Only fills up rows and is masked everywhere; a script may have added one that has no embedding.
+        pad = processing_class.pad_token_id
+        self.pad_token_id = pad if pad is not None and pad < vocabulary else 0
         self.settings = GenerationSettings(max_new_tokens=args.response_length, temperature=args.temperature)
-        self.optimizer = torch.optim.AdamW(
-            self.actor_critic.trainable.values(),
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            eps=args.adam_epsilon,
-            weight_decay=args.weight_decay,
+        self.optimizer = optimizer_of(self.actor_critic, args, optimizers[0])
+        self.lr_scheduler = optimizers[1] or torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda update: learning_rate_share(update, self.updates, args)
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._learning_rate_share)
+        self.callbacks = Callbacks(
+            callbacks or [],
+            args,
+            self.updates,
+            model=self.model,
+            processing_class=processing_class,
+            optimizer=self.optimizer,
+            lr_scheduler=self.lr_scheduler,
+        )
+        self._asks_to_resume = checkpoint_dir is None
+        output_dir, saves = args.output_dir, args.save_strategy != "no"
+        self.checkpoint_dir = Path(output_dir) if checkpoint_dir is None and output_dir and saves else checkpoint_dir
+        self.tracker = tracker or tracker_of(args)
         self.state = State(kl_coef=args.kl_coef)
         self.best_weights = weights(self.actor_critic)
 
-    def train(self) -> State:
-        """Train to the end, from the newest checkpoint where there is one; leaves the best policy in `model`.
+    def train(self, resume_from_checkpoint: bool | str | Path | None = None) -> State:
+        """Train to the end; leaves the best policy on held-out prompts, or without any the last, in `model`.
+
+        Args:
+            resume_from_checkpoint: True for the newest in `output_dir`, or a checkpoint's directory. With
+                `checkpoint_dir` the newest is taken unless this is False.
 
         Raises:
             AlignError: a preflight check failed, or a figure became NaN. Nothing is lost: a checkpoint is kept.
             Interrupted: a signal came; a checkpoint was written first.
         """
-        self._resume()
+        self._resume(resume_from_checkpoint)
+        eval_steps, save_steps = (
+            in_updates(every, self.updates) for every in (self.args.eval_steps, self.args.save_steps)
+        )
+        self.callbacks.tell("on_train_begin", self.state.update)
         with track("ppo", self.updates, self.state.update) as advance:
             if self.state.update == 0:
                 preflight.check_polarity(self.reward)
-                self._evaluate()
+                self.evaluate()
             while self.state.update < self.updates and self.state.stopped is None:
+                self.callbacks.tell("on_step_begin", self.state.update)
                 try:
                     figures = self._update()
                 except RewardError as error:  # raised before any weight has changed
                     self._save()
                     raise AlignError(f"PPO stopped in update {self.state.update + 1}: {error}") from error
                 advance(score=figures["objective/scores"], kl=figures["objective/kl"])
+                asked = self.callbacks.tell("on_step_end", self.state.update)
+                if asked.should_training_stop and self.state.stopped is None:
+                    self.state.stopped = "a callback asked for it"
                 done = self.state.update == self.updates or self.state.stopped is not None
-                if done or self.state.update % self.args.eval_steps == 0:
-                    self._evaluate()
-                if done or self.state.update % self.args.save_steps == 0 or interrupt.requested():
+                if done or asked.should_evaluate or self.state.update % eval_steps == 0:
+                    self.evaluate()
+                if done or asked.should_save or self.state.update % save_steps == 0 or interrupt.requested():
                     self._save()
                 interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
+        self.callbacks.tell("on_train_end", self.state.update)
         if self.eval_prompts:
             restore(self.actor_critic, self.best_weights)
         return self.state
@@ -167,90 +200,71 @@ class PPOTrainer:
     def _update(self) -> dict[str, float]:
         """Roll out one batch of prompts and learn from it."""
         args, state = self.args, self.state
-        generator = self._generator(state.update)
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + state.update)
         rollout = self._roll_out(self._prompts_of(state.update), generator)
         if state.update == 0:
-            preflight.check(self.actor_critic, rollout, args.temperature, starts_at_reference=self.starts_at_reference)
+            self._preflight(rollout)
             state.first_length = float(rollout.mask.sum(1).float().mean())
         scores = self._shaped(rollout)
         rewards = objective.token_rewards(scores, rollout.log_ratios, rollout.mask, state.kl_coef)
         if args.whiten_rewards:
             rewards = objective.whiten(rewards, rollout.mask, shift_mean=False)
-        advantages, returns = objective.gae(rewards, rollout.values, rollout.mask, args.gamma, args.lam)
-        if args.whiten_advantages:
-            advantages = objective.whiten(advantages, rollout.mask)
+        advantages, returns = advantages_and_returns(rewards, rollout.values, rollout.mask, args)
 
         steps = [
             self._optimizer_step(rollout, rows, advantages, returns)
             for _ in range(args.num_ppo_epochs)
             for rows in torch.randperm(len(rollout.prompts), generator=generator).chunk(args.num_mini_batches)
         ]
-        figures = self._figures(rollout, rewards, steps)
+        figures = {
+            **of_update(rollout, rewards, steps, state.kl_coef),
+            "lr": float(self.lr_scheduler.get_last_lr()[0]),
+            "episode": (state.update + 1) * args.batch_size,
+        }
         state.update += 1
-        self.scheduler.step()
+        self.lr_scheduler.step()
         if args.kl_target is not None:
             state.kl_coef = objective.adapted_kl_coef(
                 state.kl_coef, figures["objective/kl"], args.kl_target, len(rollout.prompts), args.kl_horizon
             )
         self.tracker.log(figures, step=state.update)
+        self.callbacks.log(figures, state.update)
         self._look_after(figures)
         return figures
 
-    def _optimizer_step(self, rollout: Rollout, rows: Tensor, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
-        """One step on some rows [m] of a rollout; returns sums over their tokens.
+    def _prompts_of(self, update: int) -> list[Prompt]:
+        """The prompts of an update, each as often as it is to be answered."""
+        repeats = self.args.num_generations
+        distinct = batch_of(self.prompts, update, self.args.batch_size // repeats, self.args.seed)
+        return [prompt for prompt in distinct for _ in range(repeats)]
 
-        The loss is a mean over all tokens of the mini-batch, so that how it is split into micro-batches changes
-        nothing. Logits exist for a piece of the tokens at a time: each piece's gradient stops at the hidden states,
-        and goes through the trunk once, when all have been collected.
-        """
-        args, actor_critic = self.args, self.actor_critic
-        tokens_in_step = rollout.mask[rows].sum()
-        sums: dict[str, Tensor] = {}
+    def _roll_out(
+        self, prompts: Sequence[Prompt], generator: torch.Generator, settings: GenerationSettings | None = None
+    ) -> Rollout:
+        return roll_out(
+            self.actor_critic,
+            self.processing_class,
+            self.reward,
+            prompts,
+            settings or self.settings,
+            stop_token_id=self.stop_token_id,
+            pad_token_id=self.pad_token_id,
+            tokens_per_micro_batch=self.args.tokens_per_micro_batch,
+            generator=generator,
+        )
+
+    def _optimizer_step(self, rollout: Rollout, rows: Tensor, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
+        """One step on some rows [m] of a rollout; returns means over their tokens."""
         self.optimizer.zero_grad(set_to_none=True)
-        for index in micro_batches(rollout.batch.lengths[rows], args.tokens_per_micro_batch):
-            batch = rollout.batch.select(rows[index])
-            mask, width = batch.response_mask, batch.response_ids.shape[1]
-            old_log_probs, old_values, advantage, expected = (
-                tensor[rows[index], :width][mask] for tensor in (rollout.log_probs, rollout.values, advantages, returns)
-            )
-            tokens = batch.response_ids[mask]
-            states = actor_critic.response_states(batch)[mask]
-            collected = states.detach().requires_grad_()
-            for piece in torch.arange(len(tokens)).split(actor_critic.tokens_at_once):
-                logits = actor_critic.logits(collected[piece])
-                log_probs = token_log_probs(logits, tokens[piece], args.temperature)
-                values = actor_critic.values(collected[piece])
-                surrogate, policy_clipped = objective.policy_loss(
-                    log_probs, old_log_probs[piece], advantage[piece], args.cliprange, args.dual_clip
-                )
-                squared, value_clipped = objective.value_loss(
-                    values, old_values[piece], expected[piece], args.cliprange_value
-                )
-                loss = surrogate.sum() + args.vf_coef * squared.sum()
-                if args.entropy_coef:
-                    loss = loss - args.entropy_coef * objective.entropy(logits.float() / args.temperature).sum()
-                (loss / tokens_in_step).backward()
-                log_ratio = (log_probs - old_log_probs[piece]).detach()
-                measured = {
-                    "loss/policy_avg": surrogate.detach(),
-                    "loss/value_avg": squared.detach(),
-                    "policy/approxkl_avg": 0.5 * log_ratio**2,
-                    "policy/clipfrac_avg": policy_clipped.float(),
-                    "val/clipfrac_avg": value_clipped.float(),
-                    "val/ratio": log_ratio.exp(),
-                }
-                for name, values_of_tokens in measured.items():
-                    sums[name] = sums.get(name, 0) + values_of_tokens.sum() / tokens_in_step
-            assert collected.grad is not None
-            states.backward(collected.grad)
-        norm = nn.utils.clip_grad_norm_(actor_critic.trainable.values(), args.max_grad_norm or math.inf)
+        means = accumulate_gradients(self.actor_critic, rollout, rows, advantages, returns, self.args)
+        norm = nn.utils.clip_grad_norm_(self.actor_critic.trainable.values(), self.args.max_grad_norm or math.inf)
         if not torch.isfinite(norm):
             raise AlignError(
                 f"PPO stopped in update {self.state.update + 1}: the gradient is not finite. The weights before this "
                 "step are kept in the last checkpoint; a lower learning_rate or reward_clip may help."
             )
         self.optimizer.step()
-        return {**sums, "policy/grad_norm": norm.detach()}
+        return {**means, "policy/grad_norm": norm.detach()}
 
     def _shaped(self, rollout: Rollout) -> Tensor:
         """Scores [b] as PPO sees them: penalised where a response did not end, scaled, clipped."""
@@ -262,28 +276,6 @@ class PPOTrainer:
             scores = scores / self.state.moments.std
         return scores if args.reward_clip is None else scores.clamp(-args.reward_clip, args.reward_clip)
 
-    def _figures(self, rollout: Rollout, rewards: Tensor, steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-        """What is logged of an update, under TRL's names."""
-        figures: dict[str, Tensor] = {
-            "objective/kl": rollout.kl.mean(),
-            "objective/scores": rollout.scores.mean(),
-            "objective/scores_std": rollout.scores.std(correction=0),
-            "objective/entropy": rollout.entropies.sum(1).mean(),
-            "objective/non_score_reward": rollout.kl.mean() * -self.state.kl_coef,
-            "objective/rlhf_reward": rewards.sum(1).mean(),
-            "objective/response_length": rollout.mask.sum(1).float().mean(),
-            "policy/entropy_avg": objective.masked_mean(rollout.entropies, rollout.mask),
-            "val/num_eos_tokens": rollout.finished.sum(),
-            **{name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]},
-        }
-        return {
-            **{name: value.item() for name, value in figures.items()},
-            "objective/kl_coef": self.state.kl_coef,
-            "objective/repetition": sum(map(repetition, rollout.responses)) / len(rollout.responses),
-            "lr": float(self.scheduler.get_last_lr()[0]),
-            "episode": (self.state.update + 1) * self.args.batch_size,
-        }
-
     def _look_after(self, figures: Mapping[str, float]) -> None:
         """Stop on a NaN; warn or stop, as the recipe says, where a figure left its bounds."""
         if broken := health.not_finite(figures):
@@ -293,54 +285,29 @@ class PPOTrainer:
             if self.args.health.action == "stop":
                 self.state.stopped = problem
 
-    # Prompts and chance
-
-    def _roll_out(self, prompts: Sequence[Prompt], generator: torch.Generator) -> Rollout:
-        return roll_out(
+    def _preflight(self, rollout: Rollout) -> None:
+        """What can be known to be wrong before the first update."""
+        preflight.check(
             self.actor_critic,
-            self.tokenizer,
-            self.reward,
-            prompts,
-            self.settings,
-            eos_token_id=self.eos_token_id,
-            tokens_per_micro_batch=self.args.tokens_per_micro_batch,
-            generator=generator,
+            rollout,
+            temperature=self.args.temperature,
+            stop_token_id=self.stop_token_id,
+            starts_at_reference=self.starts_at_reference,
         )
-
-    def _prompts_of(self, update: int) -> list[Prompt]:
-        """The batch of an update: each pass over the prompts is shuffled anew, and passes follow without a gap."""
-        size, count = self.args.batch_size, len(self.prompts)
-        places = range(update * size, (update + 1) * size)
-        orders = {
-            number: torch.randperm(count, generator=torch.Generator().manual_seed(self.args.seed + number)).tolist()
-            for number in {place // count for place in places}
-        }
-        return [self.prompts[orders[place // count][place % count]] for place in places]
-
-    def _generator(self, update: int) -> torch.Generator:
-        """The source of all that is random in an update."""
-        return torch.Generator().manual_seed(self.args.seed * 1_000_003 + update)
-
-    def _total_episodes(self) -> int:
-        return self.args.total_episodes or math.ceil(self.args.num_train_epochs * len(self.prompts))
-
-    def _learning_rate_share(self, update: int) -> float:
-        """Share of `learning_rate` at an update: warm-up, then the schedule, which reaches 0 after the last."""
-        args = self.args
-        warmup = args.warmup_steps if args.warmup_steps >= 1 else args.warmup_steps * self.updates
-        if update < warmup:
-            return (update + 1) / (warmup + 1)
-        done = min((update - warmup) / max(self.updates - warmup, 1), 1.0)
-        return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[
-            args.lr_scheduler_type
-        ]
+        some, ones = torch.arange(min(preflight.ROWS, len(rollout.prompts))), rollout.mask.float()
+        preflight.check_learning_rate_zero(
+            self.actor_critic,
+            self.optimizer,
+            self.best_weights,
+            lambda: self._optimizer_step(rollout, some, ones, ones),
+        )
 
     # Held-out prompts and the best policy
 
-    def _evaluate(self) -> None:
+    def evaluate(self) -> dict[str, float]:
         """Score held-out prompts, always with the same random numbers; keep the policy if it is the best so far."""
         if not self.eval_prompts:
-            return
+            return {}
         rollouts = list(self._held_out())
         reward = float(torch.cat([rollout.scores for rollout in rollouts]).mean())
         kl = float(torch.cat([rollout.kl for rollout in rollouts]).mean())
@@ -351,6 +318,8 @@ class PPOTrainer:
         if self.state.update == 0 or (within_budget and reward > self.state.best.reward):
             self.state.best = Best(self.state.update, reward, kl)
             self.best_weights = weights(self.actor_critic)
+        self.callbacks.evaluated(figures, self.state.update)
+        return figures
 
     def _held_out(self) -> Iterator[Rollout]:
         generator = torch.Generator().manual_seed(self.args.seed)
@@ -367,47 +336,70 @@ class PPOTrainer:
         columns = ["prompt", "response", "score", "kl"]
         self.tracker.table("samples", columns, rows[: self.args.num_eval_samples], step=self.state.update)
 
-    # Checkpoints
+    def generate_completions(self, sampling: bool = False) -> list[dict[str, Any]]:
+        """The most likely response to each held-out prompt, or with `sampling` to a first few, with its score.
+
+        Also shown as the tracker's table `completions`.
+        """
+        prompts = self.eval_prompts[: self.args.num_eval_samples] if sampling else self.eval_prompts
+        greedy = self.settings.model_copy(update={"do_sample": False})
+        rollouts = [
+            self._roll_out(prompts[start : start + self.args.batch_size], torch.Generator(), greedy)
+            for start in range(0, len(prompts), self.args.batch_size)
+        ]
+        rows = [
+            {"prompt": prompt.text, "response": response, "score": float(score)}
+            for rollout in rollouts
+            for prompt, response, score in zip(rollout.prompts, rollout.responses, rollout.scores, strict=True)
+        ]
+        self.tracker.table("completions", ["prompt", "response", "score"], [list(row.values()) for row in rows])
+        return rows
+
+    # Saving and going on
+
+    def save_model(self, output_dir: str | Path | None = None) -> None:
+        """Write the policy with its tokenizer, as `from_pretrained` loads them; of a peft policy the adapter."""
+        directory = output_dir or self.args.output_dir
+        if directory is None:
+            raise UsageError("save_model: name a directory, or set output_dir")
+        only = {"selected_adapters": [self.model.active_adapter]} if isinstance(self.model, PeftModel) else {}
+        self.model.save_pretrained(str(directory), **only)
+        self.processing_class.save_pretrained(str(directory))
+
+    def push_to_hub(self, *ignored: Any, **also_ignored: Any) -> None:
+        """Upload policy and tokenizer to `hub_model_id`, by default called after `output_dir`. No model card."""
+        name = self.args.hub_model_id or Path(self.args.output_dir or "ppo").name
+        for part in (self.model, self.processing_class):
+            part.push_to_hub(name)
 
     def _save(self) -> None:
-        """Write everything that the next update depends on; complete or absent."""
+        """Write a checkpoint: complete or absent."""
         if self.checkpoint_dir is None:
             return
-        with new_checkpoint(self.checkpoint_dir, self.state.update, self.args.save_total_limit) as directory:
-            save_file(weights(self.actor_critic), directory / "weights.safetensors")
-            save_file(self.best_weights, directory / "best.safetensors")
-            torch.save(
-                {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()},
-                directory / "optimizer.pt",
+        keep = self.args.save_total_limit or self.updates + 1
+        with new_checkpoint(self.checkpoint_dir, self.state.update, keep) as directory:
+            checkpoint.write(
+                directory, self.actor_critic, self.best_weights, self.optimizer, self.lr_scheduler, self.state
             )
-            (directory / "state.json").write_text(self.state.to_json(), encoding="utf-8")
+        self.callbacks.saved(self.state.update)
 
-    def _resume(self) -> None:
-        directory = newest_complete_checkpoint(self.checkpoint_dir) if self.checkpoint_dir is not None else None
-        if directory is None:
+    def _resume(self, wanted: bool | str | Path | None) -> None:
+        """Go on from a checkpoint where one is wanted, or there is one in the `checkpoint_dir` that was given."""
+        held = self.checkpoint_dir is not None and any(self.checkpoint_dir.glob("checkpoint-*"))
+        if wanted is False or (wanted is None and self._asks_to_resume):
+            if held:
+                raise UsageError(
+                    f"{self.checkpoint_dir} holds checkpoints of an earlier run: go on with it by "
+                    "train(resume_from_checkpoint=True), or remove them, or choose another output_dir"
+                )
             return
-        restore(self.actor_critic, load_file(directory / "weights.safetensors"))
-        self.best_weights = load_file(directory / "best.safetensors")
-        saved = torch.load(directory / "optimizer.pt", weights_only=True)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        self.state = State.from_json((directory / "state.json").read_text(encoding="utf-8"))
-        logger.info("ppo goes on after update %d of %d", self.state.update, self.updates)
-
-
-def as_prompts(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """Rows with `prompt` or `input_ids` as prompts. Raises a `UsageError` that names the row."""
-    prompts = []
-    for number, row in enumerate(rows):
-        if "input_ids" in row:
-            token_ids = list(row["input_ids"])
-            text = row.get("prompt") or tokenizer.decode(token_ids, skip_special_tokens=True)
-        elif isinstance(row.get("prompt"), str):
-            text = row["prompt"]
-            token_ids = tokenizer(text)["input_ids"]
+        if isinstance(wanted, str | Path):
+            directory: Path | None = intact(Path(wanted))
         else:
-            raise UsageError(f"row {number} of the prompts has neither `prompt` nor `input_ids`: {sorted(row)}")
-        if not token_ids:
-            raise UsageError(f"row {number} of the prompts is empty")
-        prompts.append(Prompt(text, token_ids, row.get("reference")))
-    return prompts
+            directory = newest_complete_checkpoint(self.checkpoint_dir) if self.checkpoint_dir is not None else None
+        if directory is None:
+            if wanted:
+                raise UsageError(f"there is no checkpoint to resume from in {self.checkpoint_dir or 'output_dir=None'}")
+            return
+        self.state, self.best_weights = checkpoint.read(directory, self.actor_critic, self.optimizer, self.lr_scheduler)
+        logger.info("ppo goes on after update %d of %d", self.state.update, self.updates)

@@ -132,7 +132,7 @@ def _spec_problems(spec: object, place: KeyPath) -> Iterator[tuple[KeyPath, str]
 
 def _wrong_kind(kind: str, place: str, name: str, given: str) -> str | None:
     allowed: tuple[str, ...]
-    if place == "judge.model" or is_reward_place(place):
+    if place in ("judge.model", "critic_from") or is_reward_place(place):
         allowed, what = _CLASSIFIERS, "a classifier"
     elif kind == "reward":
         allowed, what = (*_LANGUAGE_MODELS, "reward"), "a model"

@@ -22,7 +22,8 @@ from align.data import examples
 from align.errors import UsageError
 from align.modeling.adapters import attach, save_tuned
 from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
-from align.ppo.trainer import PPOTrainer
+from align.ppo import PPOConfig, PPOTrainer
+from align.ppo.critic import load_critic
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
 
@@ -48,10 +49,11 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         prompts, held_out = prompts[count:], prompts[:count]
 
     trainer = PPOTrainer(
-        args=config.ppo.model_copy(update={"seed": config.seed}),
+        args=PPOConfig(**{**config.ppo.model_dump(), "seed": config.seed}),
         processing_class=tokenizer,
         model=model,
         reward_model=reward,
+        value_model=load_critic(inputs[config.critic_from]) if config.critic_from is not None else None,
         train_dataset=[{"prompt": prompt} for prompt in prompts],
         eval_dataset=[{"prompt": prompt} for prompt in held_out],
         tracker=tracker,

@@ -63,6 +63,41 @@ def test_score_lands_on_the_last_real_token(sizes: list[int], seed: int) -> None
         assert rewards[row].count_nonzero() <= 1
 
 
+def test_leave_one_out_by_hand() -> None:
+    """Two prompts with two responses each: totals 3, 1 and 4, 0, so that each is compared with the other one."""
+    rewards = torch.tensor([[1.0, 2.0], [1.0, 9.0], [4.0, 9.0], [-1.0, 1.0]])
+    mask = torch.tensor([[True, True], [True, False], [True, False], [True, True]])
+    expected = torch.tensor([[2.0, 2.0], [-2.0, 0.0], [4.0, 0.0], [-4.0, -4.0]])
+    torch.testing.assert_close(objective.leave_one_out(rewards, mask, 2), expected)
+
+
+def test_group_relative_by_hand() -> None:
+    """Totals 0, 3, 6 have mean 3 and spread 3; a group of equals has nothing to learn."""
+    rewards = torch.tensor([[0.0], [3.0], [6.0], [5.0], [5.0], [5.0]])
+    expected = torch.tensor([[-1.0], [0.0], [1.0], [0.0], [0.0], [0.0]])
+    advantages = objective.group_relative(rewards, torch.ones(6, 1, dtype=torch.bool), 3)
+    torch.testing.assert_close(advantages, expected, atol=1e-4, rtol=0)
+
+
+def test_returns_to_go_by_hand() -> None:
+    rewards = torch.tensor([[1.0, -2.0, 4.0], [1.0, 2.0, 9.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    expected = torch.tensor([[1 - 0.5 * 2 + 0.25 * 4, -2 + 0.5 * 4, 4.0], [1 + 0.5 * 2, 2.0, 0.0]])
+    torch.testing.assert_close(objective.returns_to_go(rewards, mask, 0.5), expected)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 4))
+@settings(max_examples=25, deadline=None)
+def test_baselines_of_a_group_add_up_to_nothing(seed: int, group: int) -> None:
+    torch.manual_seed(seed)
+    rewards, mask = torch.randn(2 * group, 3), torch.ones(2 * group, 3, dtype=torch.bool)
+    for advantages in (
+        objective.leave_one_out(rewards, mask, group),
+        objective.group_relative(rewards, mask, group),
+    ):
+        torch.testing.assert_close(advantages.view(2, group, 3).sum(1), torch.zeros(2, 3), atol=1e-4, rtol=0)
+
+
 def test_whitening_counts_real_tokens_only() -> None:
     values = torch.tensor([[1.0, 3.0, 100.0]])
     mask = torch.tensor([[True, True, False]])

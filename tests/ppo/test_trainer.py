@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from pydantic import ValidationError
 
 from align.configs.ppo import HealthConfig
 from align.errors import AlignError, UsageError
@@ -162,83 +163,6 @@ def test_keeps_the_best_policy_within_the_kl_budget(trainer: Callable[..., PPOTr
     assert max(e["eval/objective/kl"] for e in recorder.evaluations) > 3.0
 
 
-def test_reaches_the_closed_form_optimum(trainer: Callable[..., PPOTrainer], tiny_model: Callable[[str], Any]) -> None:
-    """One token, one prompt: policy ∝ reference x exp(reward / beta)."""
-    beta, model = 0.5, tiny_model("llama")
-    rewards = torch.randn(50, generator=torch.Generator().manual_seed(1))
-
-    def score(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        return [float(rewards[int(response[1:])]) if response.startswith("w") else 0.0 for response in responses]
-
-    def distribution() -> torch.Tensor:
-        with torch.no_grad():
-            return model(input_ids=torch.tensor([[5, 6]])).logits[0, -1].log_softmax(-1)
-
-    reference = distribution()
-    by_token = torch.tensor([float(rewards[token]) if token >= 4 else 0.0 for token in range(50)])
-    optimum = (reference + by_token / beta).log_softmax(-1)
-    ppo = trainer(
-        model,
-        score,
-        total_episodes=512 * 150,
-        batch_size=512,
-        response_length=1,
-        kl_coef=beta,
-        learning_rate=2e-3,
-        lr_scheduler_type="linear",
-        stop_token=None,
-        whiten_advantages=False,
-        eval_steps=1000,
-        tokens_per_micro_batch=10_000,
-        save_steps=1000,
-    )
-    ppo.prompts, ppo.eval_prompts = [ppo.prompts[1 * 4 + 2]], []
-    ppo.train()
-    final = distribution()
-    assert float((final.exp() * (final - optimum)).sum()) < 0.01
-    assert float((reference.exp() * (reference - optimum)).sum()) > 0.3
-
-
-@pytest.mark.parametrize(
-    ("planted", "named"),
-    [("reference", "kl-zero"), ("dropout", "ratio-one"), ("head", "own-logits")],
-)
-def test_preflight_stops_a_planted_fault(trainer: Callable[..., PPOTrainer], planted: str, named: str) -> None:
-    ppo = trainer("gpt2")
-    if planted == "reference":
-        with torch.no_grad():
-            ppo.actor_critic.reference.transformer.wte.weight.mul_(1.01)
-    elif planted == "dropout":
-        ppo.actor_critic.model.transformer.drop.p = 0.1
-        ppo.actor_critic.model.train()
-    else:
-        ppo.actor_critic.model.config.logit_scale = 1.3
-    with pytest.raises(AlignError, match=named):
-        ppo.train()
-    assert ppo.state.update == 0
-
-
-class ProbedReward:
-    """Likes w7, or with `sign=-1` dislikes it, and says that it should like it."""
-
-    name = "probed"
-
-    def __init__(self, sign: int) -> None:
-        self.sign = sign
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        return [self.sign * score for score in share_of_w7(prompts, responses)]
-
-    def probes(self) -> list[tuple[str, str]]:
-        return [("w7 w7", "w8")]
-
-
-def test_preflight_stops_a_reward_upside_down(trainer: Callable[..., PPOTrainer]) -> None:
-    assert trainer(reward=ProbedReward(1)).train().update == 4
-    with pytest.raises(AlignError, match="reward-polarity: probed"):
-        trainer(reward=ProbedReward(-1)).train()
-
-
 @pytest.mark.parametrize(
     ("threshold", "figure"),
     [
@@ -307,20 +231,78 @@ def test_bad_prompts(
     tiny_model: Callable[[str], Any], word_tokenizer: Any, rows: list[dict[str, str]], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), share_of_w7, rows)
+        PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), None, share_of_w7, rows)
 
 
 def test_tokenised_rows_are_prompts_too(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> None:
-    ppo = PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), share_of_w7, [{"input_ids": [5, 6]}])
+    ppo = PPOTrainer(settings(), word_tokenizer, tiny_model("llama"), None, share_of_w7, [{"input_ids": [5, 6]}])
     assert ppo.prompts[0].text == "w5 w6"
 
 
-def test_a_mini_batch_is_one_optimizer_step(trainer: Callable[..., PPOTrainer]) -> None:
-    for epochs, mini_batches in ((1, 1), (2, 1), (1, 4), (3, 2)):
-        ppo = trainer(num_ppo_epochs=epochs, num_mini_batches=mini_batches, total_episodes=32)
-        ppo.train()
-        steps = {int(state["step"]) for state in ppo.optimizer.state.values()}
-        assert steps == {2 * epochs * mini_batches}
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("mini_batches", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+@pytest.mark.parametrize("budget", [20, 10_000])
+def test_a_mini_batch_is_one_optimizer_step(
+    trainer: Callable[..., PPOTrainer], epochs: int, mini_batches: int, accumulation: int, budget: int
+) -> None:
+    """However gradients accumulate and micro-batches are cut, and also where an update exhausts the prompts."""
+    ppo = trainer(
+        num_ppo_epochs=epochs,
+        num_mini_batches=mini_batches,
+        batch_size=None,
+        per_device_train_batch_size=16 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        tokens_per_micro_batch=budget,
+        total_episodes=48,
+        response_length=3,
+        held_out=[],
+    )
+    ppo.train()
+    steps = {int(state["step"]) for state in ppo.optimizer.state.values()}
+    assert steps == {3 * epochs * mini_batches}
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo", "reinforce_pp"])
+def test_learns_without_a_critic(trainer: Callable[..., PPOTrainer], advantage: str) -> None:
+    recorder = Recorder()
+    ppo = trainer(
+        advantage=advantage,
+        num_generations=1 if advantage == "reinforce_pp" else 4,
+        total_episodes=64 * 12,
+        batch_size=64,
+        num_ppo_epochs=2,
+        learning_rate=5e-3,
+        kl_coef=0.01,
+        tracker=recorder,
+        eval_steps=4,
+    )
+    assert not any(name.startswith("value_head") for name in ppo.actor_critic.trainable)
+    state = ppo.train()
+    assert state.best.reward > recorder.evaluations[0]["eval/objective/scores"] + 0.2
+
+
+def test_each_prompt_is_answered_as_often_as_asked(trainer: Callable[..., PPOTrainer]) -> None:
+    ppo = trainer(num_generations=4)
+    texts = [prompt.text for prompt in ppo._prompts_of(0)]
+    assert len(texts) == 16
+    assert all(texts[start : start + 4] == [texts[start]] * 4 for start in range(0, 16, 4))
+    assert len(set(texts)) == 4
+    assert not set(texts) & {prompt.text for prompt in ppo._prompts_of(1)}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"advantage": "rloo"}, "set num_generations"),
+        ({"num_generations": 5}, "not divisible by num_generations"),
+        ({"advantage": "reinforce_pp", "critic": "separate"}, "has no critic"),
+        ({"num_mini_batches": 5}, "not divisible by num_mini_batches"),
+    ],
+)
+def test_settings_that_make_no_sense(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings(**more)
 
 
 def test_dropout_is_off_everywhere(tiny_model: Callable[[str], Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from align.configs.ppo import PPOStageConfig
 from align.errors import UsageError
@@ -82,3 +82,21 @@ def test_a_reward_that_cannot_be_loaded_is_found_before_training(run: Any, tmp_p
     with pytest.raises(UsageError, match="no_such_module"):
         run(reward="no_such_module:Reward")
     assert not (tmp_path / "workspace" / "output").exists()
+
+
+def test_the_critic_may_start_as_a_classifier(tiny_models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    classifier = AutoModelForSequenceClassification.from_pretrained(tiny_models["llama"], num_labels=1)
+    classifier.save_pretrained(tmp_path / "reward")
+    config = PPOStageConfig.model_validate(
+        {
+            "kind": "ppo",
+            "policy": "sft",
+            "reward": RULES,
+            "critic_from": "reward",
+            "prompts": [{"dataset": {"path": str(rows)}, "prompt": "{prompt}"}],
+            "ppo": {**SETTINGS, "critic": "separate"},
+        }
+    )
+    inputs = {"sft": tiny_models["llama"], "reward": tmp_path / "reward"}
+    metrics = ppo.run(config, inputs, Workspace(tmp_path / "workspace"), NullTracker())
+    assert metrics["updates"] == 2

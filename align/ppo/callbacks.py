@@ -1,0 +1,51 @@
+"""Callbacks of transformers: told of every update, and able to ask for an evaluation, a checkpoint or the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from align.configs.ppo import PPOConfig
+
+
+class Callbacks:
+    """The callbacks of a run. An empty list is the null object."""
+
+    def __init__(
+        self, callbacks: Sequence[TrainerCallback | type[TrainerCallback]], args: PPOConfig, updates: int, **parts: Any
+    ) -> None:
+        self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks]
+        self._args = args
+        self._parts = parts  # model, processing_class, optimizer, lr_scheduler: what callbacks get by keyword
+        self.state = TrainerState(max_steps=updates, is_local_process_zero=True, is_world_process_zero=True)
+        self.control = TrainerControl()
+
+    def add(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """One more."""
+        self._callbacks.append(callback() if isinstance(callback, type) else callback)
+
+    def tell(self, event: str, update: int, **more: Any) -> TrainerControl:
+        """Call `event` (`on_step_end`, ...) of each after `update` updates; what they ask for, all together."""
+        self.state.global_step = update
+        self.state.epoch = update / max(self.state.max_steps, 1)
+        for callback in self._callbacks:
+            answer = getattr(callback, event)(self._args, self.state, self.control, **self._parts, **more)
+            self.control = self.control if answer is None else answer
+        return self.control
+
+    def log(self, figures: Mapping[str, float], update: int) -> None:
+        """Tell of an update's figures, and keep them in `state.log_history`."""
+        self.state.log_history.append({**figures, "step": update})
+        self.tell("on_log", update, logs=dict(figures))
+
+    def evaluated(self, figures: Mapping[str, float], update: int) -> None:
+        """Tell of an evaluation."""
+        self.control.should_evaluate = False
+        self.tell("on_evaluate", update, metrics=dict(figures))
+
+    def saved(self, update: int) -> None:
+        """Tell of a checkpoint."""
+        self.control.should_save = False
+        self.tell("on_save", update)

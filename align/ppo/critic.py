@@ -1,0 +1,79 @@
+"""Value models: what reads the expected return from a hidden state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from align.errors import UsageError
+from align.modeling.load import load_classifier, load_config
+from align.modeling.trunk import unwrapped
+
+
+def new_head(trunk: Any) -> nn.Linear:
+    """A value head for a trunk's hidden states that starts at 0 everywhere: it knows nothing, and disturbs nothing."""
+    head = nn.Linear(trunk.get_input_embeddings().weight.shape[1], 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def head_of(value_model: nn.Module) -> nn.Module:
+    """The head of a sequence classifier with one label: `score` of decoder-only models, `classification_head` of T5
+    and BART.
+
+    Raises:
+        UsageError: it has another number of labels, or no head that reads one hidden state.
+    """
+    inner = unwrapped(value_model)
+    head: nn.Module | None = getattr(inner, "score", None) or getattr(inner, "classification_head", None)
+    if head is None or inner.config.num_labels != 1:
+        raise UsageError(
+            f"value_model {type(inner).__name__} cannot be a critic: it needs to be a decoder-only or encoder-decoder "
+            f"sequence classifier with num_labels=1 (it has {inner.config.num_labels}). Leave value_model out for a "
+            "value head on the policy's own trunk"
+        )
+    return head
+
+
+def load_critic(directory: Path) -> PreTrainedModel:
+    """A published classifier as a value model: what it says of each prefix is what its score of the text would be.
+
+    Of two labels the head becomes one output, the log-odds of the label that the classifier declares as its reward.
+
+    Raises:
+        UsageError: an encoder, which cannot judge a prefix; more than two labels; a transform that is not linear.
+    """
+    labels = [label for _, label in sorted(load_config(directory).id2label.items())]
+    model = load_classifier(directory, labels, dropout=0.0)
+    head = getattr(model, "score", None) or getattr(getattr(model, "classification_head", None), "out_proj", None)
+    if head is None:
+        raise UsageError(
+            f"{directory}: {type(model).__name__} is an encoder, which cannot judge an unfinished response"
+        )
+    declaration = directory / "reward_model.json"
+    declared = json.loads(declaration.read_text(encoding="utf-8")) if declaration.is_file() else {}
+    if len(labels) > 2 or declared.get("transform", "log_odds") not in ("log_odds", "logit"):
+        raise UsageError(
+            f"{directory}: a critic can start from a classifier with one or two labels whose transform is log_odds, "
+            f"but this has {', '.join(labels)} and {declared.get('transform', 'log_odds')}"
+        )
+    if len(labels) == 2:
+        chosen = labels.index(declared.get("label", labels[1]))
+        _keep_one_output(head, chosen, 1 - chosen, declared.get("sign", 1))
+        model.config.id2label = {0: labels[chosen]}  # which makes num_labels 1
+    return model
+
+
+@torch.no_grad()
+def _keep_one_output(head: nn.Linear, chosen: int, other: int, sign: int) -> None:
+    """Turn two outputs into the difference of them."""
+    head.weight = nn.Parameter(sign * (head.weight[chosen] - head.weight[other]).unsqueeze(0))
+    if head.bias is not None:
+        head.bias = nn.Parameter(sign * (head.bias[chosen] - head.bias[other]).unsqueeze(0))
+    head.out_features = 1

@@ -1,0 +1,35 @@
+"""What is logged of an update, under TRL's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from align.metrics.diversity import repetition
+from align.ppo import objective
+from align.ppo.rollout import Rollout
+
+
+def of_update(
+    rollout: Rollout, rewards: Tensor, steps: Sequence[Mapping[str, Tensor]], kl_coef: float
+) -> dict[str, float]:
+    """Figures of a rollout with token `rewards` [b, t], and means over the optimizer steps taken on it."""
+    figures: dict[str, Tensor] = {
+        "objective/kl": rollout.kl.mean(),
+        "objective/scores": rollout.scores.mean(),
+        "objective/scores_std": rollout.scores.std(correction=0),
+        "objective/entropy": rollout.entropies.sum(1).mean(),
+        "objective/non_score_reward": rollout.kl.mean() * -kl_coef,
+        "objective/rlhf_reward": rewards.sum(1).mean(),
+        "objective/response_length": rollout.mask.sum(1).float().mean(),
+        "policy/entropy_avg": objective.masked_mean(rollout.entropies, rollout.mask),
+        "val/num_eos_tokens": rollout.finished.sum(),
+        **{name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]},
+    }
+    return {
+        **{name: value.item() for name, value in figures.items()},
+        "objective/kl_coef": kl_coef,
+        "objective/repetition": sum(map(repetition, rollout.responses)) / len(rollout.responses),
+    }

@@ -1,0 +1,84 @@
+"""The parts that a `PPOTrainer` is put together from, as they are given or as the settings say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from align.configs.tracking import WandbConfig
+from align.errors import UsageError
+from align.ppo.actor_critic import ActorCritic
+from align.ppo.arguments import PPOConfig
+from align.tracking import NullTracker, Tracker, WandbTracker
+from align.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+def check_parts(model: Any, ref_model: Any, reward_model: Any, peft_config: Any) -> None:
+    """What TRL's users have got wrong before, said before anything is loaded or moved."""
+    if reward_model is None:
+        raise UsageError("PPOTrainer needs a reward_model: a RewardModel, a function, or a sequence classifier")
+    if ref_model is model:
+        raise UsageError("ref_model is the model itself, which will change: leave it out, and a copy is kept")
+    if peft_config is not None and isinstance(model, PeftModel):
+        raise UsageError("model has adapters already: leave peft_config out, or merge them first")
+    trained = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    if peft_config is None and trained & {torch.bfloat16, torch.float16}:
+        logger.warning(
+            "the policy's weights have 16 bits, in which small updates are lost: load it with dtype=torch.float32, and "
+            "set bf16=True to compute in 16 bits"
+        )
+
+
+def move(modules: Sequence[Any], device: str) -> None:
+    """Move what is a module; quantized ones are where they were loaded to, and stay."""
+    for module in modules:
+        if isinstance(module, nn.Module) and not getattr(module, "is_quantized", False):
+            module.to(device)
+
+
+def check_critic(value_model: Any, policy_vocabulary: int, tokens: int) -> None:
+    """A value model reads the policy's own tokens, and must know all of them."""
+    known = value_model.get_input_embeddings().weight.shape[0]
+    if known < min(policy_vocabulary, tokens):
+        raise UsageError(
+            f"value_model knows {known} tokens, but the policy {policy_vocabulary}: it must share its tokenizer"
+        )
+
+
+def optimizer_of(
+    actor_critic: ActorCritic, args: PPOConfig, given: torch.optim.Optimizer | None
+) -> torch.optim.Optimizer:
+    """AdamW; or the optimizer given, which also gets what it does not know of, such as the value head."""
+    if given is None:
+        return torch.optim.AdamW(
+            actor_critic.trainable.values(),
+            lr=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+            weight_decay=args.weight_decay,
+        )
+    known = {id(parameter) for group in given.param_groups for parameter in group["params"]}
+    if missing := [parameter for parameter in actor_critic.trainable.values() if id(parameter) not in known]:
+        given.add_param_group({"params": missing})
+    return given
+
+
+def tracker_of(args: PPOConfig) -> Tracker:
+    """The tracker that `report_to` asks for."""
+    wanted = args.report_to or []
+    names = {wanted} if isinstance(wanted, str) else set(wanted)
+    if unknown := names - {"wandb", "none", "all"}:
+        logger.warning("report_to: of %s nothing is reported to; only wandb is", ", ".join(sorted(unknown)))
+    if not names & {"wandb", "all"}:
+        return NullTracker()
+    workspace = Workspace(Path(args.output_dir or "ppo"))
+    name = args.run_name or workspace.path.name
+    return WandbTracker.start(WandbConfig(), None, name, name, workspace, args.model_dump(mode="json"))

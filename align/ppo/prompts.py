@@ -1,0 +1,79 @@
+"""Prompts: as the data has them, and in the order that training takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from align.errors import UsageError
+
+Rows = Sequence[Mapping[str, Any]]
+Collator = Callable[[list[Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as text, for the reward model, and as the policy's own tokens."""
+
+    text: str
+    token_ids: list[int]
+    reference: str | None = None
+    """What a good answer looks like, for reward models that compare with one."""
+
+
+def as_prompts(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, vocabulary: int, collator: Collator | None = None
+) -> list[Prompt]:
+    """Rows with `prompt` (text) or `input_ids` as prompts; `collator`, where given, makes `input_ids` of a row.
+
+    Raises:
+        UsageError: a row has neither, is empty, or has a token that a model of `vocabulary` tokens does not know.
+    """
+    prompts = []
+    for number, row in enumerate(rows):
+        found = {**row, **_collated(row, collator)} if collator is not None else row
+        if "input_ids" in found:
+            token_ids = _without_padding(found)
+            text = found.get("prompt") or tokenizer.decode(token_ids, skip_special_tokens=True)
+        elif isinstance(found.get("prompt"), str):
+            text = found["prompt"]
+            token_ids = tokenizer(text)["input_ids"]
+        else:
+            raise UsageError(f"row {number} of the prompts has neither `prompt` nor `input_ids`: {sorted(found)}")
+        if not token_ids:
+            raise UsageError(f"row {number} of the prompts is empty")
+        if max(token_ids) >= vocabulary:
+            raise UsageError(
+                f"row {number} of the prompts has token {max(token_ids)}, but the model knows only {vocabulary}: "
+                "the tokenizer is not this model's"
+            )
+        prompts.append(Prompt(text, token_ids, found.get("reference")))
+    return prompts
+
+
+def batch_of(prompts: Sequence[Prompt], update: int, size: int, seed: int) -> list[Prompt]:
+    """The prompts of an update: each pass over them is shuffled anew, and passes follow without a gap."""
+    count = len(prompts)
+    places = range(update * size, (update + 1) * size)
+    orders = {
+        number: torch.randperm(count, generator=torch.Generator().manual_seed(seed + number)).tolist()
+        for number in {place // count for place in places}
+    }
+    return [prompts[orders[place // count][place % count]] for place in places]
+
+
+def _collated(row: Mapping[str, Any], collator: Collator) -> dict[str, Any]:
+    """What a collator makes of one row alone."""
+    batch = collator([row])
+    return {name: torch.as_tensor(batch[name])[0] for name in ("input_ids", "attention_mask") if name in batch}
+
+
+def _without_padding(row: Mapping[str, Any]) -> list[int]:
+    token_ids = torch.as_tensor(row["input_ids"]).tolist()
+    if (mask := row.get("attention_mask")) is None:
+        return list(token_ids)
+    return [token for token, real in zip(token_ids, torch.as_tensor(mask).tolist(), strict=True) if real]

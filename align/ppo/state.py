@@ -1,0 +1,43 @@
+"""What changes in a run besides weights and optimizer."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+
+from align.ppo.objective import RunningMoments
+
+
+@dataclass
+class Best:
+    """The best policy so far, by the reward of held-out prompts within the KL budget."""
+
+    update: int = 0
+    reward: float = -math.inf
+    kl: float = 0.0
+
+
+@dataclass
+class State:
+    """What changes while training, besides weights and optimizer."""
+
+    kl_coef: float
+    update: int = 0
+    first_length: float = 0.0
+    moments: RunningMoments = field(default_factory=RunningMoments)
+    best: Best = field(default_factory=Best)
+    stopped: str | None = None
+    """Why training ended early."""
+
+    def to_json(self) -> str:
+        """As text that `from_json` reads back exactly."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> State:
+        """The state that `to_json` wrote."""
+        saved = json.loads(text)
+        saved["moments"] = RunningMoments(**saved["moments"])
+        saved["best"] = Best(**saved["best"])
+        return cls(**saved)
