@@ -47,8 +47,9 @@ class PPOConfig(ppo.PPOConfig):
     """For the script to read: `trainer.push_to_hub()` is its own to call."""
     hub_model_id: str | None = None
     sft_model_path: str = "EleutherAI/pythia-160m"
-    """For the script to read, like `reward_model_path`: the trainer takes models, not paths."""
+    """For the script to read, like the two below: the trainer takes models, and data that is ready."""
     reward_model_path: str = "EleutherAI/pythia-160m"
+    dataset_num_proc: PositiveInt | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -26,7 +26,7 @@ _REASONS = {
         "accelerator_config parallelism_config local_rank log_on_each_node log_level_replica save_on_each_node"
     ),
     "prompts are held in memory, without a data loader": (
-        "dataset_num_proc dataloader_drop_last dataloader_num_workers dataloader_pin_memory "
+        "dataloader_drop_last dataloader_num_workers dataloader_pin_memory "
         "dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context "
         "dataloader_in_order remove_unused_columns ignore_data_skip data_seed"
     ),
@@ -66,7 +66,6 @@ NO_EFFECT = {name: reason for reason, names in _REASONS.items() for name in name
 """From a name to why it changes nothing."""
 
 _OF_TRL: dict[str, Any] = {
-    "dataset_num_proc": None,
     "local_rollout_forward_batch_size": 64,
     "num_sample_generations": 10,
     "world_size": None,
