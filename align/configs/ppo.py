@@ -57,7 +57,7 @@ class PPOConfig(Config):
     num_ppo_epochs: PositiveInt = 4
     num_mini_batches: PositiveInt = 1
     """Optimizer steps in one PPO epoch."""
-    tokens_per_micro_batch: PositiveInt = 8192
+    tokens_per_micro_batch: PositiveInt = 4096
     """Memory bound of one forward and backward pass; gradients of a mini-batch accumulate over its micro-batches."""
 
     learning_rate: NonNegativeFloat = 3e-6
