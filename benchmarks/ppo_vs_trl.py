@@ -18,6 +18,7 @@ padding would make it slower than the engine on the real shape.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -270,7 +271,7 @@ def run_side(side: str, shape: dict[str, Any], args: argparse.Namespace) -> dict
         command = [str(args.peer), "--quiet", "--trl-path", str(args.trl_path)]
         command += [part for name, size in shape.items() for part in (f"--{name}", str(size))]
     command += ["--steps", str(args.steps), "--device", args.device]
-    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{side} failed:\n{done.stderr[-4000:]}")
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -296,7 +297,7 @@ def resident_mb() -> float:
 
 def report(ends: list[float], before_mb: float) -> dict[str, Any]:
     """Figures of updates that ended at these times, of which the first was for warming up."""
-    seconds = [end - start for start, end in zip(ends, ends[1:], strict=False)]
+    seconds = [end - start for start, end in itertools.pairwise(ends)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return {"seconds_per_update": statistics.median(seconds), "all_seconds": seconds, "memory_mb": peak - before_mb}
 
@@ -309,7 +310,8 @@ def row_of(shape: str, side: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         return statistics.median(found) if found else None
 
     seconds, memory = median(side, "seconds_per_update"), median(side, "memory_mb")
-    assert seconds is not None and memory is not None
+    assert seconds is not None
+    assert memory is not None
     row: dict[str, Any] = {"shape": shape, "side": side, "seconds": round(seconds, 3), "memory_mb": round(memory)}
     if side in ("shared", "separate") and (peer := median("peer", "seconds_per_update")):
         row["times_the_peers_speed"] = round(peer / seconds, 2)
