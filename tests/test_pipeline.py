@@ -230,6 +230,12 @@ def test_an_interruption_keeps_its_exit_code(here: Path, stage: FakeStage) -> No
         ),
         ("policy: sft", "policy: 'registry:sft@v1'", r"stages.ppo.policy: the registry .* has no artifact named 'sft'"),
         ("reward: toxicity", "reward: 'no_such_module:X'", "stages.ppo.reward: there is no module 'no_such_module'"),
+        (
+            'prompts: [{dataset: rows, prompt: "{prompt}"}]}',
+            'judge: {model: rules, length: {target: 2}}, prompts: [{dataset: rows, prompt: "{prompt}"}], '
+            'evaluation_prompts: [{dataset: rows, prompt: "{prompt}"}]}',
+            r"stages.ppo.evaluation_prompts.0: the judge chooses on \d+ prompts that evaluation measures on",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(here: Path, stage: FakeStage, old: str, new: str, said: str) -> None:

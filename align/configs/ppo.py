@@ -120,6 +120,8 @@ class PPOConfig(Config):
     """Checkpoints that are kept; null keeps all."""
     max_eval_kl: PositiveFloat | None = None
     """KL budget, nats per response: the best policy is the one of highest held-out reward within it."""
+    early_stopping_patience: PositiveInt | None = None
+    """Evaluations in a row without a better policy after which training ends."""
     num_eval_samples: NonNegativeInt = 8
     """Rows of the sample table."""
     seed: int = 0
@@ -169,6 +171,8 @@ class PPOStageConfig(StageConfig):
     kind: Literal["ppo"]
     policy: Reference
     reward: RewardSpec
+    judge: RewardSpec | None = None
+    """Chooses the best policy in the place of the reward, on `evaluation_prompts` that no evaluation may use."""
     critic_from: Reference | None = None
     """A classifier on the policy's kind of body that the value model starts as; needs `ppo.critic: separate`."""
     method: Literal["full", "lora"] = "full"
@@ -188,6 +192,14 @@ class PPOStageConfig(StageConfig):
             raise ValueError("`lora:` is set, but method is full: set method: lora, or remove the block")
         if self.publish == "adapter" and self.method == "full":
             raise ValueError("publish: adapter needs method: lora")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_is_apart(self) -> Self:
+        if self.judge is not None and self.judge == self.reward:
+            raise ValueError("judge is the reward itself: remove it, or name a scorer that is not trained against")
+        if self.judge is not None and not self.evaluation_prompts:
+            raise ValueError("a judge chooses on prompts of its own: set evaluation_prompts")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,8 @@ from typing import Any
 
 from align.configs import StageConfig
 from align.configs.base import EvaluationData, InstructionData, LabelledData, PromptData, SelectionConfig, TextData
+from align.configs.evaluate import EvaluateConfig
+from align.configs.ppo import PPOStageConfig
 from align.configs.reward import RewardConfig
 from align.data import examples
 from align.data.examples import Labelled
@@ -38,6 +40,18 @@ def check(config: StageConfig) -> list[str]:
             config, {field: Counter(x.label for x in found) for field, found in labelled.items()}
         )
     return problems
+
+
+def prompts_in_common(ppo: PPOStageConfig, evaluation: EvaluateConfig) -> int:
+    """On how many prompts of an evaluation a judge has chosen the policy already: it must be none.
+
+    Raises:
+        UsageError: the data of either cannot be read.
+    """
+    if ppo.judge is None:
+        return 0
+    seen = {" ".join(prompt.split()) for prompt in examples.prompts(ppo.evaluation_prompts)}
+    return sum(" ".join(example.prompt.split()) in seen for example in examples.evaluation(evaluation.data))
 
 
 def _selections(config: StageConfig) -> Iterator[tuple[str, int, SelectionConfig]]:

@@ -53,6 +53,10 @@ class Rollout:
         """[b] nats per response from the reference, by the k1 estimator."""
         return self.log_ratios.sum(1)
 
+    def scored_by(self, judge: RewardModel) -> list[float]:
+        """What another scorer gives these responses, [b]."""
+        return scored(judge, self.prompts, self.responses)
+
 
 def roll_out(
     actor_critic: ActorCritic,
@@ -80,11 +84,8 @@ def roll_out(
             generator=generator,
         )
     responses = decode(tokenizer, token_ids)
-    scores = reward.score(
-        [prompt.text for prompt in prompts],
-        [response.text for response in responses],
-        [prompt.reference or "" for prompt in prompts] if any(prompt.reference for prompt in prompts) else None,
-    )
+    texts = [response.text for response in responses]
+    scores = scored(reward, prompts, texts)
     device = actor_critic.device
     batch = Batch.build([prompt.token_ids for prompt in prompts], token_ids, pad_token_id, device)
     shape = batch.response_ids.shape
@@ -100,7 +101,7 @@ def roll_out(
                 reference_log_probs[rows, :width] = response_log_probs(reference, part, settings.temperature)
     return Rollout(
         list(prompts),
-        [response.text for response in responses],
+        texts,
         batch,
         log_probs,
         reference_log_probs,
@@ -109,6 +110,12 @@ def roll_out(
         torch.tensor(scores, device=device),
         torch.tensor([ids[-1] == stop_token_id for ids in token_ids], device=device),
     )
+
+
+def scored(reward: RewardModel, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    """One score a response; references go along where a prompt has one."""
+    references = [prompt.reference or "" for prompt in prompts] if any(prompt.reference for prompt in prompts) else None
+    return reward.score([prompt.text for prompt in prompts], responses, references)
 
 
 def micro_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:

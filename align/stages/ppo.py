@@ -4,7 +4,7 @@
 
 The policy (decoder-only or encoder-decoder) samples responses to prompts, the reward model scores their text, and PPO
 (`align.ppo`) raises the score less `kl_coef` x KL from the initial policy. The policy published is the one with the
-highest reward on held-out prompts.
+highest reward on held-out prompts, or where the recipe names a `judge`, the one which that scores highest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, set_seed
 
 import reward_models
-from align.configs.base import LoraSettings
+from align.configs.base import LoraSettings, RewardSpec
 from align.configs.ppo import PPOStageConfig
 from align.data import examples
 from align.errors import UsageError
@@ -39,7 +39,8 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0)
     if config.method == "lora":
         model = attach(model, config.lora or LoraSettings())
-    reward = _reward(config, inputs)
+    reward = _loaded("reward", config.reward, inputs)
+    judge = None if config.judge is None else _loaded("judge", config.judge, inputs)
 
     prompts = _fitting(examples.prompts(config.prompts), tokenizer, config)
     if config.evaluation_prompts:
@@ -57,6 +58,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         train_dataset=[{"prompt": prompt} for prompt in prompts],
         eval_dataset=[{"prompt": prompt} for prompt in held_out],
         tracker=tracker,
+        judge=judge,
         checkpoint_dir=workspace.checkpoints,
     )
     state = trainer.train()
@@ -69,16 +71,19 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         "kl_coef": state.kl_coef,
         "trainable_parameters": float(parameter_count(model, trainable=True)),
     }
-    tracker.summary(metrics | {"reward": reward.describe(), "stopped": state.stopped})
+    if judge is not None:
+        metrics["eval_judge"] = state.best.score
+    best_by = reward if judge is None else judge
+    tracker.summary(metrics | {"reward": reward.describe(), "best_by": best_by.describe(), "stopped": state.stopped})
     return metrics
 
 
-def _reward(config: PPOStageConfig, inputs: Inputs) -> reward_models.CheckedModel:
-    """The reward model that the recipe describes; a fault in its description is found before any training."""
+def _loaded(key: str, spec: RewardSpec, inputs: Inputs) -> reward_models.CheckedModel:
+    """The scorer that the recipe describes; a fault in its description is found before any training."""
     try:
-        return reward_models.load(reward_models.located(config.reward, inputs))
+        return reward_models.load(reward_models.located(spec, inputs))
     except reward_models.RewardError as error:
-        raise UsageError(f"reward: {error}") from error
+        raise UsageError(f"{key}: {error}") from error
 
 
 def _fitting(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PPOStageConfig) -> list[str]:

@@ -51,7 +51,7 @@ def settings(**more: Any) -> PPOConfig:
 @pytest.fixture
 def trainer(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> Callable[..., PPOTrainer]:
     def make(model: Any = "llama", reward: Any = share_of_w7, **more: Any) -> PPOTrainer:
-        outside = {name: more.pop(name) for name in ("tracker", "checkpoint_dir", "ref_model") if name in more}
+        outside = {name: more.pop(name) for name in ("tracker", "checkpoint_dir", "ref_model", "judge") if name in more}
         held_out = more.pop("held_out", PROMPTS[:8])
         return PPOTrainer(
             args=settings(**more),
@@ -309,3 +309,32 @@ def test_dropout_is_off_everywhere(tiny_model: Callable[[str], Any]) -> None:
     for architecture in ("gpt2", "t5"):
         actor_critic = ActorCritic(tiny_model(architecture).train())
         assert not any(module.p for module in actor_critic.modules() if isinstance(module, torch.nn.Dropout))
+
+
+def test_a_judge_chooses_the_best_policy_in_the_place_of_the_reward(trainer: Callable[..., PPOTrainer]) -> None:
+    recorder = Recorder()
+
+    def against(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        return [-score for score in share_of_w7(prompts, responses)]
+
+    state = trainer(
+        total_episodes=64 * 6, batch_size=64, kl_coef=0, tracker=recorder, eval_steps=1, judge=against
+    ).train()
+    judged = [figures["eval/judge/scores"] for figures in recorder.evaluations]
+    rewards = [figures["eval/objective/scores"] for figures in recorder.evaluations]
+    assert judged == pytest.approx([-reward for reward in rewards])
+    assert state.best.score == state.best.judged == max(judged)
+    assert rewards[-1] > state.best.reward
+
+
+def test_training_ends_when_patience_runs_out(trainer: Callable[..., PPOTrainer], tmp_path: Path) -> None:
+    def make() -> PPOTrainer:
+        return trainer(
+            total_episodes=64 * 9, kl_coef=0, max_eval_kl=1e-9, eval_steps=1, early_stopping_patience=3,
+            checkpoint_dir=tmp_path,
+        )  # fmt: skip
+
+    state = make().train()
+    assert (state.update, state.best.update) == (3, 0)
+    assert state.stopped == "3 evaluations without a better policy"
+    assert make().train() == state

@@ -100,3 +100,37 @@ def test_the_critic_may_start_as_a_classifier(tiny_models: dict[str, Path], rows
     inputs = {"sft": tiny_models["llama"], "reward": tmp_path / "reward"}
     metrics = ppo.run(config, inputs, Workspace(tmp_path / "workspace"), NullTracker())
     assert metrics["updates"] == 2
+
+
+def test_a_judge_is_loaded_like_a_reward_and_marked(tiny_models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    prompts = [{"dataset": {"path": str(rows)}, "prompt": "{prompt}"}]
+    config = PPOStageConfig.model_validate(
+        {
+            "kind": "ppo",
+            "policy": "sft",
+            "reward": RULES,
+            "judge": {"model": "rules", "length": {"target": 2}},
+            "prompts": prompts,
+            "evaluation_prompts": prompts,
+            "ppo": SETTINGS,
+        }
+    )
+    assert "eval_judge" in ppo.run(config, {"sft": tiny_models["llama"]}, Workspace(tmp_path / "w"), NullTracker())
+
+
+@pytest.mark.parametrize(
+    ("judge", "more", "said"),
+    [
+        (RULES, {}, "judge is the reward itself"),
+        ({"model": "rules", "length": {"target": 2}}, {"evaluation_prompts": []}, "prompts of its own"),
+    ],
+)
+def test_a_judge_that_is_not_apart_is_refused(judge: Any, more: Any, said: str) -> None:
+    prompts = [{"dataset": {"path": "rows.jsonl"}, "prompt": "{prompt}"}]
+    with pytest.raises(ValueError, match=said):
+        PPOStageConfig.model_validate(
+            {
+                "kind": "ppo", "policy": "sft", "reward": RULES, "judge": judge, "prompts": prompts,
+                "evaluation_prompts": prompts, **more,
+            }
+        )  # fmt: skip
