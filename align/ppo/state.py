@@ -34,6 +34,8 @@ class State:
     first_length: float = 0.0
     moments: RunningMoments = field(default_factory=RunningMoments)
     best: Best = field(default_factory=Best)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    """Figures of every evaluation so far, with their `update`."""
     evaluations_since_best: int = 0
     stopped: str | None = None
     """Why training ended early."""

@@ -324,6 +324,7 @@ class PPOTrainer:
             figures["eval/judge/scores"] = statistics.fmean(
                 score for rollout in rollouts for score in rollout.scored_by(self.judge)
             )
+        self.state.evaluations.append({"update": self.state.update, **figures})
         candidate = Best(self.state.update, reward, kl, figures.get("eval/judge/scores"))
         self.tracker.log(figures, step=self.state.update)
         self._show_samples(rollouts[0])

@@ -90,13 +90,21 @@ def problems(stages: Mapping[str, StageConfig], names: Sequence[str]) -> Iterato
 def _problem(
     stage: str, kind: str, place: str, text: str, stages: Mapping[str, StageConfig], names: Sequence[str]
 ) -> str | None:
+    allowed: tuple[str, ...]
     reference, for_reward = parse_reference(text), place.partition(".")[0] in _REWARD_KEYS.get(kind, ())
     match reference.kind:
         case "stage" if reference.name == stage:
             return "a stage cannot take itself as input"
         case "stage" if reference.name in stages:
-            classifier = for_reward or place in ("judge.model", "critic_from")
-            return _wrong_kind(kind, classifier, reference.name, stages[reference.name].kind)
+            if place.endswith(".artifact"):
+                allowed, what = ("evaluate",), "an evaluation, whose samples are the rows"
+            elif for_reward or place in ("judge.model", "critic_from"):
+                allowed, what = _CLASSIFIERS, "a classifier"
+            elif kind == "reward":
+                allowed, what = (*_LANGUAGE_MODELS, "reward"), "a model"
+            else:
+                allowed, what = _LANGUAGE_MODELS, "a language model"
+            return _wrong_kind(allowed, what, reference.name, stages[reference.name].kind)
         case "stage" if reference.name in names or (for_reward and reference.name in builtin_rewards()):
             return None
         case "stage":
@@ -129,14 +137,7 @@ def _spec_problems(spec: object, place: KeyPath) -> Iterator[tuple[KeyPath, str]
             yield from _spec_problems(inner, (*place, "of", index))
 
 
-def _wrong_kind(kind: str, classifier: bool, name: str, given: str) -> str | None:
-    allowed: tuple[str, ...]
-    if classifier:
-        allowed, what = _CLASSIFIERS, "a classifier"
-    elif kind == "reward":
-        allowed, what = (*_LANGUAGE_MODELS, "reward"), "a model"
-    else:
-        allowed, what = _LANGUAGE_MODELS, "a language model"
+def _wrong_kind(allowed: Sequence[str], what: str, name: str, given: str) -> str | None:
     if given in allowed:
         return None
     return f"takes {what} (a stage of kind {', '.join(allowed)}), but {name!r} is of kind {given}"

@@ -9,6 +9,7 @@ highest reward on held-out prompts, or where the recipe names a `judge`, the one
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from align.workspace import Inputs, Metrics, Workspace
 logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 128
+EVALUATIONS = "evaluations.jsonl"
+"""Beside the model: reward, KL and judge on held-out prompts, a line for every evaluation."""
 
 
 def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
@@ -63,6 +66,8 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     )
     state = trainer.train()
     save_tuned(model, tokenizer, workspace.output, config.publish)
+    lines = [json.dumps(figures) + "\n" for figures in state.evaluations]
+    (workspace.output / EVALUATIONS).write_text("".join(lines), encoding="utf-8")
     metrics = {
         "updates": float(state.update),
         "best_update": float(state.best.update),

@@ -47,6 +47,9 @@ def test_publishes_a_plain_model(run: Any, architecture: str, auto: Any) -> None
     output = run(architecture).output
     assert auto.from_pretrained(output).config.is_encoder_decoder == (architecture == "t5")
     assert (output / "tokenizer.json").is_file()
+    evaluations = [json.loads(line) for line in (output / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in evaluations] == [0, 1, 2]
+    assert all({"eval/objective/scores", "eval/objective/kl"} <= line.keys() for line in evaluations)
 
 
 def test_lora_publishes_merged_weights_and_the_adapter(run: Any, tiny_models: dict[str, Path]) -> None:
