@@ -195,6 +195,10 @@ class TrainConfig(Config):
     dataloader_num_workers: NonNegativeInt = 0
 
 
+Method = Literal["full", "lora", "qlora"]
+"""What trains: all weights; adapters (Hu et al. 2021); or adapters on a base held in 4 bits (Dettmers et al. 2023)."""
+
+
 class LoraSettings(Config):
     """Low-rank adapters, under peft's names."""
 

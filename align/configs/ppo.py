@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from align.configs.base import Config, Fraction, LoraSettings, PromptData, Reference, RewardSpec, StageConfig
+from align.configs.base import Config, Fraction, LoraSettings, Method, PromptData, Reference, RewardSpec, StageConfig
 
 Rhythm = PositiveInt | Annotated[float, Field(gt=0, lt=1)]
 """Every so many updates; below 1 a share of all."""
@@ -175,7 +175,7 @@ class PPOStageConfig(StageConfig):
     """Chooses the best policy in the place of the reward, on `evaluation_prompts` that no evaluation may use."""
     critic_from: Reference | None = None
     """A classifier on the policy's kind of body that the value model starts as; needs `ppo.critic: separate`."""
-    method: Literal["full", "lora"] = "full"
+    method: Method = "full"
     lora: LoraSettings | None = None
     publish: Literal["merged", "adapter"] = "merged"
     prompts: list[PromptData] = Field(min_length=1)
@@ -189,9 +189,9 @@ class PPOStageConfig(StageConfig):
     @model_validator(mode="after")
     def _lora_only_with_lora(self) -> Self:
         if self.lora is not None and self.method == "full":
-            raise ValueError("`lora:` is set, but method is full: set method: lora, or remove the block")
+            raise ValueError("`lora:` is set, but method is full: set method: lora or qlora, or remove the block")
         if self.publish == "adapter" and self.method == "full":
-            raise ValueError("publish: adapter needs method: lora")
+            raise ValueError("publish: adapter needs method: lora or qlora")
         return self
 
     @model_validator(mode="after")
@@ -205,7 +205,7 @@ class PPOStageConfig(StageConfig):
     @model_validator(mode="after")
     def _critic_has_what_it_needs(self) -> Self:
         if self.ppo.critic == "adapter" and self.method == "full":
-            raise ValueError("ppo.critic: adapter needs method: lora; shared and separate go with either")
+            raise ValueError("ppo.critic: adapter needs method: lora or qlora; shared and separate go with either")
         if self.critic_from is not None and self.ppo.critic != "separate":
             raise ValueError("critic_from gives the value model a trunk of its own: set ppo.critic: separate")
         return self

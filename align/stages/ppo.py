@@ -39,8 +39,8 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     """Train, and write the best policy to `workspace.output`."""
     set_seed(config.seed)
     tokenizer = load_tokenizer(inputs[config.policy])
-    model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0)
-    if config.method == "lora":
+    model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0, four_bits=config.method == "qlora")
+    if config.method != "full":
         model = attach(model, config.lora or LoraSettings())
     reward = _loaded("reward", config.reward, inputs)
     judge = None if config.judge is None else _loaded("judge", config.judge, inputs)

@@ -11,8 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 
+from align.configs.base import LoraSettings
 from align.configs.ppo import HealthConfig
 from align.errors import AlignError, UsageError
+from align.modeling.adapters import attach
+from align.modeling.load import load_causal_or_seq2seq
 from align.ppo import PPOConfig, PPOTrainer
 from align.ppo.actor_critic import ActorCritic
 from align.tracking import NullTracker
@@ -88,6 +91,26 @@ def test_learns_what_is_rewarded(trainer: Callable[..., PPOTrainer], architectur
     ).train()
     first, best = recorder.evaluations[0]["eval/objective/scores"], state.best.reward
     assert best > first + 0.3
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_qlora_learns_on_a_base_of_four_bits_and_trains_no_other_weight(
+    trainer: Callable[..., PPOTrainer], tiny_model: Callable[[str], Any], tmp_path: Path, architecture: str
+) -> None:
+    widths = {"llama": {"hidden_size": 64, "intermediate_size": 128}, "t5": {"d_model": 64, "d_ff": 128, "d_kv": 32}}
+    config = tiny_model(architecture).config
+    config.update(widths[architecture])  # wide enough for blocks of 4-bit numbers
+    torch.manual_seed(0)
+    type(tiny_model(architecture))(config).save_pretrained(tmp_path)
+    model = attach(load_causal_or_seq2seq(tmp_path, four_bits=True), LoraSettings(r=8, alpha=16))
+    ppo = trainer(model, total_episodes=32 * 8, batch_size=32, kl_coef=0.01, learning_rate=1e-2, eval_steps=4)
+    before = {name: parameter.clone() for name, parameter in ppo.actor_critic.named_parameters()}
+    state = ppo.train()
+    assert {
+        name for name, parameter in ppo.actor_critic.named_parameters() if not torch.equal(parameter, before[name])
+    } == {name for name in before if "lora" in name or name.startswith("value_head")}
+    assert state.evaluations[0]["eval/objective/kl"] == pytest.approx(0, abs=1e-2)
+    assert state.best.reward > state.evaluations[0]["eval/objective/scores"] + 0.1
 
 
 def test_lora_trains_no_other_weight(trainer: Callable[..., PPOTrainer], tiny_model: Callable[[str], Any]) -> None:
