@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from align.configs.base import GenerationSettings
@@ -109,6 +110,32 @@ def roll_out(
         entropies,
         torch.tensor(scores, device=device),
         torch.tensor([ids[-1] == stop_token_id for ids in token_ids], device=device),
+    )
+
+
+def joined(parts: Sequence[Rollout], pad_token_id: int, device: torch.device) -> Rollout:
+    """The rows of several rollouts, one after the other, as one."""
+    prompts = [prompt for part in parts for prompt in part.prompts]
+    token_ids = [
+        ids[real].tolist() for part in parts for ids, real in zip(part.batch.response_ids, part.mask, strict=True)
+    ]
+    batch = Batch.build([prompt.token_ids for prompt in prompts], token_ids, pad_token_id, device)
+    width = batch.response_ids.shape[1]
+
+    def column(name: str) -> Tensor:
+        tensors = [getattr(part, name).to(device) for part in parts]
+        return torch.cat([functional.pad(tensor, (0, width - tensor.shape[1])) for tensor in tensors])
+
+    return Rollout(
+        prompts,
+        [response for part in parts for response in part.responses],
+        batch,
+        column("log_probs"),
+        column("reference_log_probs"),
+        column("values"),
+        column("entropies"),
+        torch.cat([part.scores.to(device) for part in parts]),
+        torch.cat([part.finished.to(device) for part in parts]),
     )
 
 
