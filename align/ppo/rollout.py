@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,12 @@ class Rollout:
     def kl(self) -> Tensor:
         """[b] nats per response from the reference, by the k1 estimator."""
         return self.log_ratios.sum(1)
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same on another device."""
+        moved = {name: tensor.to(device) for name, tensor in vars(self).items() if isinstance(tensor, Tensor)}
+        batch = Batch(*(tensor.to(device) for tensor in vars(self.batch).values()))
+        return replace(self, batch=batch, **moved)
 
     def scored_by(self, judge: RewardModel) -> list[float]:
         """What another scorer gives these responses, [b]."""
