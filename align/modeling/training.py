@@ -64,7 +64,7 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
         Interrupted: after a checkpoint, where a signal asked to end.
         AlignError: where the loss is no longer finite, or memory ran out.
     """
-    checkpoint = newest_complete_checkpoint(workspace.checkpoints)
+    checkpoint = newest_complete_checkpoint(workspace.checkpoints, _needs(trainer.args))
     trainer.remove_callback(PrinterCallback)  # It prints to stdout, which belongs to results.
     with ExitStack() as shown:
         trainer.add_callback(_Companion(description, step_of(checkpoint) if checkpoint else 0, tracker, shown))
@@ -193,7 +193,13 @@ class _Companion(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", _needs(args))
+
+
+def _needs(args: TrainingArguments) -> list[str]:
+    """What a checkpoint must hold: the trainer goes on without some of these, silently and to other results."""
+    ranks = [f"rng_state_{rank}.pth" for rank in range(args.world_size)] if args.world_size > 1 else ["rng_state.pth"]
+    return ["trainer_state.json", "optimizer.pt", "scheduler.pt", *ranks]
 
 
 def _mean_loss(state: TrainerState) -> float:

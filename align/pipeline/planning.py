@@ -11,7 +11,7 @@ from align.configs import StageConfig
 from align.configs.base_model import BaseModelConfig
 from align.data import checking
 from align.errors import AlignError, UsageError
-from align.pipeline import identity
+from align.pipeline import beginning, identity
 from align.recipe import Recipe, builtin_rewards, needs, parse_reference, stage_inputs
 from align.recipe.document import suggest
 from align.registry import Artifact, Registry
@@ -151,9 +151,12 @@ def _step(recipe: Recipe, registry: Registry, name: str, done: Mapping[str, Step
     action: Action = "run"
     if found and not forced and not again and same_inputs(found, inputs):
         return Step(name, config, inputs, data, fingerprint, "cached", f"{found.reference} is up to date", found)
-    if forced:
+    workspace = registry.find_workspace(name, fingerprint)
+    if forced and workspace and beginning.of(workspace).get("forced"):
+        action, reason = "resume", "forced, and a checkpoint found"
+    elif forced:
         reason = "forced"
-    elif registry.find_workspace(name, fingerprint):
+    elif workspace:
         action, reason = "resume", "checkpoint found"
     else:
         reason = _why(recipe, registry, name, inputs, data, again)

@@ -17,7 +17,7 @@ from filelock import BaseFileLock, Timeout
 from align import interrupt, stages, tracking
 from align.configs import StageConfig
 from align.errors import AlignError, Interrupted, UsageError
-from align.pipeline import identity
+from align.pipeline import beginning, identity
 from align.pipeline.planning import Plan, Source, Step, check, same_inputs
 from align.recipe import parse_reference
 from align.registry import Artifact, InputRecord, Registry
@@ -69,15 +69,12 @@ def run(plan: Plan, wandb: Mode | None = None) -> dict[str, Artifact]:
 
 def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode | None) -> Artifact:
     registry = plan.registry
-    with _held(registry.lock(step.name, step.fingerprint), step.name):
+    with _held(registry.lock(step.name, step.fingerprint), step.name), interrupt.guarded():
         waited_for = None if step.forced else registry.find(step.name, step.fingerprint)
         if waited_for and same_inputs(waited_for, inputs):
             logger.info("%s: another run has just made %s", step.name, waited_for.reference)
             return waited_for
-        workspace = registry.workspace(step.name, step.fingerprint)
-        if step.forced:
-            registry.discard(workspace)
-            workspace = registry.workspace(step.name, step.fingerprint)
+        workspace = beginning.workspace(registry, step, {place: _record(source) for place, source in inputs.items()})
         logger.info("%s: %s (%s)", step.name, step.action, step.reason)
         directories = {s.reference: d for s in inputs.values() if (d := _directory(s, registry)) is not None}
         metrics = _compute(plan, step, directories, workspace, wandb)
@@ -92,7 +89,9 @@ def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode 
             environment=identity.environment(step.data),
         )
         registry.discard(workspace)
-    logger.info("%s: published %s", step.name, artifact.reference)
+        logger.info("%s: published %s", step.name, artifact.reference)
+        if step is not plan.steps[-1]:
+            interrupt.raise_if_requested(f"{artifact.reference} was published")
     return artifact
 
 
@@ -124,9 +123,8 @@ def _compute(
     )
     exit_code = 1
     try:
-        with interrupt.guarded():
-            _prepare_libraries(step.config)
-            metrics = stages.load(step.kind).run(step.config, directories, workspace, tracker)
+        _prepare_libraries(step.config)
+        metrics = stages.load(step.kind).run(step.config, directories, workspace, tracker)
         exit_code = 0
         return metrics
     except Interrupted as error:

@@ -12,6 +12,9 @@ from torch import Tensor
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.state import State
 
+FILES = ("weights.safetensors", "best.safetensors", "optimizer.pt", "state.json")
+"""What a checkpoint holds: the last two also schedule, KL controller, reward moments, position, best metric."""
+
 
 def write(
     directory: Path,

@@ -394,9 +394,10 @@ class PPOTrainer:
                 )
             return
         if isinstance(wanted, str | Path):
-            directory: Path | None = intact(Path(wanted))
+            directory: Path | None = intact(Path(wanted), checkpoint.FILES)
         else:
-            directory = newest_complete_checkpoint(self.checkpoint_dir) if self.checkpoint_dir is not None else None
+            where = self.checkpoint_dir
+            directory = newest_complete_checkpoint(where, checkpoint.FILES) if where is not None else None
         if directory is None:
             if wanted:
                 raise UsageError(f"there is no checkpoint to resume from in {self.checkpoint_dir or 'output_dir=None'}")

@@ -151,4 +151,4 @@ def test_ctrl_c_outside_a_stage_is_no_traceback(here: Path, run_align: Align, mo
     monkeypatch.setattr(command, "_print_plan", interrupted)
     result = run_align("run", "tiny.yaml")
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; run the same command again to go on\n"
+    assert result.stderr == "interrupted; run the same command again to go on\n  align run tiny.yaml\n"
