@@ -43,13 +43,17 @@ def mark_complete(checkpoint: Path, needs: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def new_checkpoint(directory: Path, step: int, keep: int) -> Iterator[Path]:
-    """A directory to write the checkpoint of `step` into; put in its place when complete, and older ones removed."""
+def new_checkpoint(directory: Path, step: int, keep: int, needs: Sequence[str] = ()) -> Iterator[Path]:
+    """A directory to write the checkpoint of `step` into; put in its place when complete, and older ones removed.
+
+    Raises:
+        AlignError: one of the files in `needs` was not written.
+    """
     final, partial = directory / f"checkpoint-{step}", directory / f"partial-checkpoint-{step}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    mark_complete(partial)
+    mark_complete(partial, needs)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _sync_directory(directory)

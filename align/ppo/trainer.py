@@ -377,7 +377,7 @@ class PPOTrainer:
         if self.checkpoint_dir is None:
             return
         keep = self.args.save_total_limit or self.updates + 1
-        with new_checkpoint(self.checkpoint_dir, self.state.update, keep) as directory:
+        with new_checkpoint(self.checkpoint_dir, self.state.update, keep, checkpoint.FILES) as directory:
             checkpoint.write(
                 directory, self.actor_critic, self.best_weights, self.optimizer, self.lr_scheduler, self.state
             )

@@ -43,7 +43,7 @@ class Responses:
         """
         stop = interrupt.requested() is not None
         if stop or now or time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-            with new_checkpoint(self._directory, len(self), keep=2) as checkpoint:
+            with new_checkpoint(self._directory, len(self), keep=2, needs=[FILE]) as checkpoint:
                 content = {name: asdict(drawn) for name, drawn in self._drawn.items()}
                 (checkpoint / FILE).write_text(json.dumps(content), encoding="utf-8")
             self._saved_at = time.monotonic()

@@ -26,7 +26,7 @@ def test_the_same_seed_gives_the_same_artifacts_in_another_registry(finished: Fi
 
 def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_artifacts(finished: Finished, new_run: NewRun) -> None:
     run = new_run("quickstart")
-    command = ("run", "ppo", "--wandb", "disabled")
+    command = ("run", "ppo")
     for stage, figure in (("sft", "train/loss"), ("ppo", "objective/kl")):
         process = run.start(*command)
         _wait_for(process, run.directory / "registry" / "workspaces", stage, figure)
@@ -40,6 +40,8 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_artifacts(finished: Finishe
         assert actions[stage] == "resume"
         assert f"{stage}@v1" not in run.digests
     assert run.align(*command).exit_code == 0
+    wandb = [path.name.rpartition("-")[2] for path in (run.directory / "wandb").glob("offline-run-*")]
+    assert (len(wandb), len(set(wandb))) == (6, 4)  # sft and ppo went on with the W&B runs that they had begun
     whole = finished("quickstart").digests
     assert run.digests == {reference: whole[reference] for reference in run.digests}
     assert "ppo@v1" in run.digests
