@@ -32,6 +32,8 @@ from align.workspace import Workspace
 Row = Mapping[str, Sequence[int]]
 Collate = Callable[[list[Any]], dict[str, Any]]
 
+STATE = "trainer_state.json"
+"""Of a checkpoint: steps taken, losses logged."""
 IGNORED = -100
 """The label of a token that is not in the loss."""
 
@@ -65,6 +67,11 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
         AlignError: where the loss is no longer finite, or memory ran out.
     """
     checkpoint = newest_complete_checkpoint(workspace.checkpoints, _needs(trainer.args))
+    if checkpoint and (state := TrainerState.load_from_json(str(checkpoint / STATE))).global_step >= state.max_steps:
+        # Killed between its last step and what follows. Resumed here within an epoch, a trainer takes one step more.
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = state
+        return _mean_loss(state)
     trainer.remove_callback(PrinterCallback)  # It prints to stdout, which belongs to results.
     with ExitStack() as shown:
         trainer.add_callback(_Companion(description, step_of(checkpoint) if checkpoint else 0, tracker, shown))
@@ -199,7 +206,7 @@ class _Companion(TrainerCallback):  # type: ignore[misc]
 def _needs(args: TrainingArguments) -> list[str]:
     """What a checkpoint must hold: the trainer goes on without some of these, silently and to other results."""
     ranks = [f"rng_state_{rank}.pth" for rank in range(args.world_size)] if args.world_size > 1 else ["rng_state.pth"]
-    return ["trainer_state.json", "optimizer.pt", "scheduler.pt", *ranks]
+    return [STATE, "optimizer.pt", "scheduler.pt", *ranks]
 
 
 def _mean_loss(state: TrainerState) -> float:
