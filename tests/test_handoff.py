@@ -237,6 +237,6 @@ def test_positions(config: dict[str, Any], positions: int | None, tmp_path: Path
 def test_any_kind_of_reference_is_looked_at(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     original: Callable[..., Any] = handoff.foreseen
-    monkeypatch.setattr(handoff, "foreseen", lambda *given: (seen.append(given[2]), original(*given))[1])
+    monkeypatch.setattr(handoff, "foreseen", lambda *given, **how: (seen.append(given[2]), original(*given, **how))[1])
     problems("stages.ppo.policy=hub:org/name", "stages.evaluation.reward=http://127.0.0.1:1")
     assert {"hub:org/name", "http://127.0.0.1:1", "sft", "toxicity"} <= set(seen)

@@ -99,8 +99,8 @@ def of_artifact(artifact: Artifact) -> Contract:
     return replace(of_directory(artifact.path), base=base.model_dump() if base else None)
 
 
-def foreseen(recipe: Recipe, registry: Registry, reference: str) -> Contract:
-    """What is known now of what a reference will stand for.
+def foreseen(recipe: Recipe, registry: Registry, reference: str, *, labels: bool = False) -> Contract:
+    """What is known now of what a reference will stand for; the labels of a classifier yet to be trained if asked to.
 
     An artifact that does not exist is nothing that is known: that it is missing is said elsewhere.
     """
@@ -126,7 +126,8 @@ def foreseen(recipe: Recipe, registry: Registry, reference: str) -> Contract:
             return replace(given, dtype="F32", adapter=config.publish == "adapter", base=None)
         case RewardConfig():
             given = foreseen(recipe, registry, config.model)
-            return replace(given, architecture=_CLASSIFIER, dtype="F32", labels=_labels_of(config), base=None)
+            labels_of = _labels_of(config) if labels else None
+            return replace(given, architecture=_CLASSIFIER, dtype="F32", labels=labels_of, base=None)
     return Contract()
 
 
@@ -163,7 +164,13 @@ def disagreements(config: StageConfig, given: Mapping[str, Contract]) -> Iterato
 def problems(recipe: Recipe, registry: Registry, stage: str) -> list[str]:
     """The same of a stage before anything runs, as far as it can be foreseen, and adapters whose base cannot be had."""
     config = recipe.stages[stage]
-    given = {place: foreseen(recipe, registry, reference) for place, reference in config.references().items()}
+    label_in_reward = '"label":' in config.model_dump_json(include={"reward"}, exclude_none=True)
+    given = {
+        place: foreseen(
+            recipe, registry, reference, labels=place == "judge.model" or (label_in_reward and place.endswith(".model"))
+        )
+        for place, reference in config.references().items()
+    }
     found = list(disagreements(config, given))
     for place, reference in config.references().items() if not found else ():
         if given[place].adapter and (problem := _without_base(recipe, registry, reference)):
@@ -282,6 +289,17 @@ def _is_classifier(architecture: str | None) -> bool:
 
 
 def _labels_of(config: RewardConfig) -> tuple[str, ...] | None:
+    """The labels of its data, read once."""
+    key = config.model_dump_json(include={"data"})
+    if key not in _labels_read:
+        _labels_read[key] = _read_labels(config)
+    return _labels_read[key]
+
+
+_labels_read: dict[str, tuple[str, ...] | None] = {}
+
+
+def _read_labels(config: RewardConfig) -> tuple[str, ...] | None:
     data = [one for one in config.data if isinstance(one, LabelledData)]
     try:
         return tuple(sorted({row.label for row in examples.labelled(data)})) or None
