@@ -87,6 +87,15 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def readable(number: float) -> str:
+    """`1.2 M` of 1,234,567: three digits and a unit of thousands."""
+    for unit in ("", "k", "M", "G"):
+        if number < 1000:
+            return f"{number:.3g} {unit}" if unit else f"{number:.3g} "
+        number /= 1000
+    return f"{number:.3g} T"
+
+
 def console() -> Console:
     """For tables on stdout; wide where nobody's terminal sets the width."""
     from rich.console import Console

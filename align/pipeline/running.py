@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +31,13 @@ FAILURE_LOG = "error.log"
 """In the workspace of a stage that failed: the traceback."""
 
 
-def run(plan: Plan, wandb: Mode | None = None) -> dict[str, Artifact]:
+def run(plan: Plan, wandb: Mode | None = None, on_start: Callable[[], object] = lambda: None) -> dict[str, Artifact]:
     """Run the steps that are not cached, and return the artifact of every step.
 
     Args:
+        plan: of which steps.
         wandb: overrides the recipe's W&B mode.
+        on_start: called once everything was looked at, before anything runs.
 
     Raises:
         UsageError: the data or an input of a step that would run is not in order; nothing was run.
@@ -49,6 +51,7 @@ def run(plan: Plan, wandb: Mode | None = None) -> dict[str, Artifact]:
     for source in [source for step in plan.to_run for source in step.inputs.values()]:
         if not source.stage:
             _directory(source, plan.registry)  # downloaded and verified now, not after hours of training
+    on_start()
     artifacts: dict[str, Artifact] = {}
     for step in plan.steps:
         if step.action == "cached" and step.artifact:

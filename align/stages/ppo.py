@@ -39,6 +39,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0)
     if config.method == "lora":
         model = attach(model, config.lora or LoraSettings())
+    trainable = parameter_count(model, trainable=True)
     reward = _reward(config, inputs)
 
     prompts = _fitting(examples.prompts(config.prompts), tokenizer, config)
@@ -67,7 +68,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         "eval_reward": state.best.reward,
         "eval_kl": state.best.kl,
         "kl_coef": state.kl_coef,
-        "trainable_parameters": float(parameter_count(model, trainable=True)),
+        "trainable_parameters": float(trainable),
     }
     tracker.summary(metrics | {"reward": reward.describe(), "stopped": state.stopped})
     return metrics

@@ -76,8 +76,8 @@ def test_plan_gives_reasons(here: Path, run_align: Align) -> None:
     result = run_align("plan", "tiny.yaml", "sft")
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines()[2:]] == [
-        ["base", "base", "run", "no", "artifact", "yet"],
-        ["sft", "sft", "run", "no", "artifact", "yet"],
+        ["base", "base", "run", "-", "-", "-", "no", "artifact", "yet"],
+        ["sft", "sft", "run", "-", "-", "-", "no", "artifact", "yet"],
     ]
     assert not (here / "registry").exists()
 
@@ -138,6 +138,14 @@ def test_wrong_usage_is_one_message_and_exit_code_2(
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert not (here / "registry").exists()
+
+
+def test_a_refused_run_prints_no_plan(here: Path, run_align: Align) -> None:
+    (here / "rows.jsonl").write_text("", encoding="utf-8")
+    result = run_align("run", "tiny.yaml")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "rows.jsonl: none of 0 rows left" in result.stderr
 
 
 def test_debug_shows_the_traceback(here: Path, run_align: Align) -> None:

@@ -19,6 +19,11 @@ def test_later_stages_load_adapters_with_their_bases(new_run: Callable[[str], An
         arguments = [part for key in keys for part in ("--set", key)]
         result = run.align("run", "--wandb", "disabled", *arguments)
         assert result.exit_code == 0, result.stderr
+        sizes = {step["stage"]: step["trainable_parameters"] for step in _planned(run, arguments)}
+        measured = {
+            name: run.registry.resolve(name).manifest.metrics["trainable_parameters"] for name in ("sft", "ppo")
+        }
+        assert measured == {name: sizes[name] for name in measured}
         samples[publish] = run.registry.resolve("evaluation").path.joinpath("samples.jsonl").read_text(encoding="utf-8")
     assert samples["adapter"] == samples["merged"]
     sft, ppo = (run.registry.resolve(f"{name}@v1") for name in ("sft", "ppo"))
@@ -32,3 +37,7 @@ def test_later_stages_load_adapters_with_their_bases(new_run: Callable[[str], An
     assert merged["tokenizer"] == base.manifest.contract["tokenizer"]
     assert run.registry.verify() == []
     assert not list((run.registry.root / "workspaces").glob("*/inputs"))
+
+
+def _planned(run: Any, arguments: list[str]) -> Any:
+    return json.loads(run.align("plan", "--json", *arguments).stdout)
