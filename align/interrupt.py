@@ -78,7 +78,7 @@ def _note(number: int, frame: FrameType | None) -> None:
             os._exit(128 + number)
         return
     if _received is not None:
-        _say(b"left at once; the same command goes on from the last checkpoint\n")
+        _say(b"\nleft at once; the same command goes on from the last checkpoint\n")
         os._exit(128 + number)
     _received = number
     _say(b"\nstopping after this step, with a checkpoint (once more to leave at once)\n")
