@@ -134,6 +134,17 @@ def test_what_belongs_together_is_let_through(here: Path) -> None:
             ["stages.sft.publish=adapter", "stages.sft.method=lora", "stages.toxicity.model=sft"],
             "toxicity.model: is an adapter alone, and a classifier needs a whole model: publish it with `publish: mer",
         ),
+        (
+            ["stages.sft.publish=adapter", "stages.sft.method=lora", "stages.ppo.method=qlora"],
+            "stages.ppo.policy: is an adapter alone, which no 4-bit base can take in: publish it with `publish: merged`",
+        ),
+        (
+            [
+                "stages.ppo.evaluation_prompts=[{dataset: rows, prompt: '{answer}'}]",
+                "stages.ppo.judge={model: 'path:classifier', label: toxic}",
+            ],
+            "stages.ppo.judge.label: path:classifier has no label 'toxic'",
+        ),
         (["stages.ppo.reward=path:adapter"], "stages.ppo.reward: is an adapter alone, and scores need a whole"),
         (["stages.ppo.policy=path:adapter"], "path:adapter is an adapter alone, and where its base lies is recorded"),
         (

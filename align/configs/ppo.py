@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from align.configs.base import Config, Fraction, LoraSettings, PromptData, Reference, RewardSpec, StageConfig
+from align.configs.base import Config, Fraction, LoraSettings, Method, PromptData, Reference, RewardSpec, StageConfig
 
 Rhythm = PositiveInt | Annotated[float, Field(gt=0, lt=1)]
 """Every so many updates; below 1 a share of all."""
@@ -57,7 +57,7 @@ class PPOConfig(Config):
     num_ppo_epochs: PositiveInt = 4
     num_mini_batches: PositiveInt = 1
     """Optimizer steps in one PPO epoch."""
-    tokens_per_micro_batch: PositiveInt = 8192
+    tokens_per_micro_batch: PositiveInt = 4096
     """Memory bound of one forward and backward pass; gradients of a mini-batch accumulate over its micro-batches."""
 
     learning_rate: NonNegativeFloat = 3e-6
@@ -120,6 +120,8 @@ class PPOConfig(Config):
     """Checkpoints that are kept; null keeps all."""
     max_eval_kl: PositiveFloat | None = None
     """KL budget, nats per response: the best policy is the one of highest held-out reward within it."""
+    early_stopping_patience: PositiveInt | None = None
+    """Evaluations in a row without a better policy after which training ends."""
     num_eval_samples: NonNegativeInt = 8
     """Rows of the sample table."""
     seed: int = 0
@@ -169,9 +171,11 @@ class PPOStageConfig(StageConfig):
     kind: Literal["ppo"]
     policy: Reference
     reward: RewardSpec
+    judge: RewardSpec | None = None
+    """Chooses the best policy in the place of the reward, on `evaluation_prompts` that no evaluation may use."""
     critic_from: Reference | None = None
     """A classifier on the policy's kind of body that the value model starts as; needs `ppo.critic: separate`."""
-    method: Literal["full", "lora"] = "full"
+    method: Method = "full"
     lora: LoraSettings | None = None
     publish: Literal["merged", "adapter"] = "merged"
     prompts: list[PromptData] = Field(min_length=1)
@@ -185,15 +189,23 @@ class PPOStageConfig(StageConfig):
     @model_validator(mode="after")
     def _lora_only_with_lora(self) -> Self:
         if self.lora is not None and self.method == "full":
-            raise ValueError("`lora:` is set, but method is full: set method: lora, or remove the block")
+            raise ValueError("`lora:` is set, but method is full: set method: lora or qlora, or remove the block")
         if self.publish == "adapter" and self.method == "full":
-            raise ValueError("publish: adapter needs method: lora")
+            raise ValueError("publish: adapter needs method: lora or qlora")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_is_apart(self) -> Self:
+        if self.judge is not None and self.judge == self.reward:
+            raise ValueError("judge is the reward itself: remove it, or name a scorer that is not trained against")
+        if self.judge is not None and not self.evaluation_prompts:
+            raise ValueError("a judge chooses on prompts of its own: set evaluation_prompts")
         return self
 
     @model_validator(mode="after")
     def _critic_has_what_it_needs(self) -> Self:
         if self.ppo.critic == "adapter" and self.method == "full":
-            raise ValueError("ppo.critic: adapter needs method: lora; shared and separate go with either")
+            raise ValueError("ppo.critic: adapter needs method: lora or qlora; shared and separate go with either")
         if self.critic_from is not None and self.ppo.critic != "separate":
             raise ValueError("critic_from gives the value model a trunk of its own: set ppo.critic: separate")
         return self

@@ -8,8 +8,10 @@ from typing import Any
 
 from align.configs import StageConfig
 from align.configs.base import EvaluationData, InstructionData, LabelledData, PromptData, SelectionConfig, TextData
+from align.configs.evaluate import EvaluateConfig
+from align.configs.ppo import PPOStageConfig
 from align.configs.reward import RewardConfig
-from align.data import examples
+from align.data import examples, sources
 from align.data.examples import Labelled
 from align.errors import UsageError
 
@@ -27,17 +29,32 @@ def check(config: StageConfig) -> list[str]:
     problems: list[str] = []
     labelled: dict[str, list[Labelled]] = {}
     for field, index, data in _selections(config):
+        if sources.waits_for_an_artifact(data.dataset):
+            continue
         try:
             found = _READERS[type(data)]([data])
         except UsageError as error:
             problems.append(f"{field}.{index}: {error}")
             continue
         labelled.setdefault(field, []).extend(example for example in found if isinstance(example, Labelled))
-    if isinstance(config, RewardConfig) and not problems:
+    if isinstance(config, RewardConfig) and labelled.get("data") and not problems:
         problems += _label_problems(
             config, {field: Counter(x.label for x in found) for field, found in labelled.items()}
         )
     return problems
+
+
+def prompts_in_common(ppo: PPOStageConfig, evaluation: EvaluateConfig) -> int:
+    """On how many prompts of an evaluation a judge has chosen the policy already: it must be none.
+
+    Raises:
+        UsageError: the data of either cannot be read.
+    """
+    waiting = (sources.waits_for_an_artifact(data.dataset) for data in (*ppo.evaluation_prompts, *evaluation.data))
+    if ppo.judge is None or any(waiting):
+        return 0
+    seen = {" ".join(prompt.split()) for prompt in examples.prompts(ppo.evaluation_prompts)}
+    return sum(" ".join(example.prompt.split()) in seen for example in examples.evaluation(evaluation.data))
 
 
 def _selections(config: StageConfig) -> Iterator[tuple[str, int, SelectionConfig]]:

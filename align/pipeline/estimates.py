@@ -27,6 +27,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 BYTES, ADAM_BYTES = 4, 8
 """Per parameter: as float32, which all training is in; of Adam's moments."""
+FOUR_BITS = 0.5 + 1 / 64
+"""Bytes per parameter of a linear layer as 4-bit NormalFloats, with their scales of 8 bits for 64."""
 _NO_LINEAR_LAYER = ("embed", "shared", "lm_head", "wte", "wpe", "bias", "score", "norm")
 """In the name of a matrix: it is no linear layer that `all-linear` adapters are put on."""
 
@@ -72,17 +74,26 @@ def count(shapes: Shapes) -> int:
 def adapter_size(shapes: Shapes, settings: LoraSettings) -> int:
     """Numbers in the adapters of that rank: `r` rows and columns for each linear layer that is a target."""
     targets = settings.target_modules
-    linear = [
+    if targets == "all-linear":
+        adapted = _linear(shapes)
+    else:
+        adapted = [shape for name, shape in shapes.items() if any(f".{target}." in f".{name}." for target in targets)]
+    return sum(settings.r * sum(shape) for shape in adapted if len(shape) == 2)
+
+
+def _linear(shapes: Shapes) -> list[tuple[int, ...]]:
+    """Of the linear layers inside a model, without embeddings and head."""
+    return [
         shape
         for name, shape in shapes.items()
-        if len(shape) == 2
-        and (
-            not any(part in name for part in _NO_LINEAR_LAYER)
-            if targets == "all-linear"
-            else any(f".{target}." in f".{name}." for target in targets)
-        )
+        if len(shape) == 2 and not any(part in name for part in _NO_LINEAR_LAYER)
     ]
-    return sum(settings.r * sum(shape) for shape in linear)
+
+
+def _held(shapes: Shapes, method: str) -> float:
+    """Bytes of the weights in memory."""
+    in_four_bits = sum(math.prod(shape) for shape in _linear(shapes)) if method == "qlora" else 0
+    return BYTES * count(shapes) - (BYTES - FOUR_BITS) * in_four_bits
 
 
 def _of_source(source: Source, made: Mapping[str, Shapes]) -> Shapes:
@@ -115,24 +126,31 @@ def _estimate(config: StageConfig, shapes: Shapes, given: Mapping[str, Shapes]) 
         case BaseModelConfig() if size:
             return Estimate(size, 0, BYTES * size, BYTES * size)
         case PretrainConfig() | RewardConfig():
-            return _training(size, size, size)
+            return _training(size, BYTES * size, size, size)
         case SftConfig():
+            held = _held(shapes, config.method)
             if config.method == "full":
-                return _training(size, size, size)
+                return _training(size, held, size, size)
             tuned = adapter_size(shapes, config.lora or LoraSettings())
-            return _training(size, tuned, tuned if config.publish == "adapter" else size + tuned)
+            return _training(size, held + BYTES * tuned, tuned, tuned if config.publish == "adapter" else size + tuned)
         case PPOStageConfig() if shapes:
-            full = config.method == "full"
+            full, held = config.method == "full", _held(shapes, config.method)
             tuned = size if full else adapter_size(shapes, config.lora or LoraSettings())
             rewards = sum(count(found) for place, found in given.items() if place.startswith("reward"))
             critic = tuned if config.ppo.critic != "shared" else 0
-            frozen = rewards + (size if full else 0) + (size if config.ppo.critic == "separate" and not full else 0)
+            frozen = held if full or config.ppo.critic == "separate" else 0  # the reference, or the critic's trunk
             kept = (config.ppo.save_total_limit or 2) + 1
             trained = tuned + critic
             return Estimate(
                 size,
                 trained,
-                BYTES * (size + critic + frozen) + (BYTES + ADAM_BYTES) * trained + BYTES * trained,
+                round(
+                    held
+                    + frozen
+                    + BYTES * rewards
+                    + (3 * BYTES + ADAM_BYTES) * trained
+                    - (BYTES * tuned if full else 0)
+                ),
                 kept * (2 * BYTES + ADAM_BYTES) * trained + BYTES * (tuned if config.publish == "adapter" else size),
             )
     if config.kind == "evaluate":
@@ -142,9 +160,9 @@ def _estimate(config: StageConfig, shapes: Shapes, given: Mapping[str, Shapes]) 
     return Estimate()
 
 
-def _training(size: int, trained: int, published: int) -> Estimate:
+def _training(size: int, held: float, trained: int, published: int) -> Estimate:
     """By a trainer that keeps two checkpoints, of what is trained, while it writes a third."""
-    memory = BYTES * size + (BYTES + ADAM_BYTES) * trained + (BYTES * trained if trained < size else 0)
+    memory = round(held + (BYTES + ADAM_BYTES) * trained)
     return Estimate(size, trained, memory, 3 * (BYTES + ADAM_BYTES) * trained + BYTES * published)
 
 

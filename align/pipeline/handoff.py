@@ -141,7 +141,7 @@ def disagreements(config: StageConfig, given: Mapping[str, Contract]) -> Iterato
     for place, model in given.items():
         if place in ("model", "policy", "baseline") or place.startswith("models."):
             yield from _not_a_language_model(config, place, model)
-        else:
+        elif not place.endswith(".artifact"):  # of a data set: an evaluation, whose samples are rows
             yield from _not_a_classifier(place, model)
     match config:
         case SftConfig() | RewardConfig():
@@ -152,6 +152,7 @@ def disagreements(config: StageConfig, given: Mapping[str, Contract]) -> Iterato
                 longest = config.max_prompt_length + config.ppo.response_length
                 yield from _too_long("max_prompt_length", longest, given.get("policy"), " with ppo.response_length")
             yield from _labels_asked("reward", config.reward, given)
+            yield from _labels_asked("judge", config.judge, given)
             yield from _another_tokenizer("critic_from", "policy", given)
         case EvaluateConfig():
             for place in (place for place in given if place.startswith("models.")):
@@ -164,11 +165,9 @@ def disagreements(config: StageConfig, given: Mapping[str, Contract]) -> Iterato
 def problems(recipe: Recipe, registry: Registry, stage: str) -> list[str]:
     """The same of a stage before anything runs, as far as it can be foreseen, and adapters whose base cannot be had."""
     config = recipe.stages[stage]
-    label_in_reward = '"label":' in config.model_dump_json(include={"reward"}, exclude_none=True)
+    label_asked = '"label":' in config.model_dump_json(include={"reward", "judge"}, exclude_none=True)
     given = {
-        place: foreseen(
-            recipe, registry, reference, labels=place == "judge.model" or (label_in_reward and place.endswith(".model"))
-        )
+        place: foreseen(recipe, registry, reference, labels=label_asked and place.endswith(".model"))
         for place, reference in config.references().items()
     }
     found = list(disagreements(config, given))
@@ -238,6 +237,8 @@ def base_of(artifact: Artifact, registry: Registry) -> Artifact | str:
 def _not_a_language_model(config: StageConfig, place: str, model: Contract) -> Iterator[str]:
     if _is_classifier(model.architecture) and not isinstance(config, RewardConfig):
         yield f"{place}: is a classifier (labels {', '.join(model.labels or ())}), not a language model"
+    if model.adapter and getattr(config, "method", "") == "qlora":
+        yield f"{place}: is an adapter alone, which no 4-bit base can take in: publish it with `publish: merged`"
     if model.adapter and isinstance(config, RewardConfig):
         yield f"{place}: is an adapter alone, and a classifier needs a whole model: publish it with `publish: merged`"
     if model.dtype is not None and model.dtype not in _TRAINABLE:

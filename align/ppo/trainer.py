@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class PPOTrainer:
         callbacks: callbacks of transformers.
         peft_config: adapters for `model`, which then alone train.
         tracker: where figures and sample tables go (default: what `args.report_to` says).
+        judge: chooses the best policy by its scores of `eval_dataset`, where `reward_model` otherwise does.
         checkpoint_dir: where to save, and to resume from without being asked (default: `args.output_dir`, from which
             only `train(resume_from_checkpoint=...)` resumes).
     """
@@ -88,6 +90,7 @@ class PPOTrainer:
         peft_config: Any = None,
         *,
         tracker: Tracker | None = None,
+        judge: Any = None,
         checkpoint_dir: Path | None = None,
     ) -> None:
         check_parts(model, ref_model, reward_model, peft_config)
@@ -97,6 +100,7 @@ class PPOTrainer:
         if torch.cuda.is_available() and not args.use_cpu:
             move((model, ref_model, value_model, reward_model), "cuda")
         self.reward = as_reward(reward_model, processing_class)
+        self.judge = None if judge is None else as_reward(judge, processing_class)
         self.model = model if peft_config is None else get_peft_model(model, peft_config)
         if args.model_adapter_name is not None:
             self.model.set_adapter(args.model_adapter_name)
@@ -172,7 +176,8 @@ class PPOTrainer:
         with track("ppo", self.updates, self.state.update) as advance:
             if self.state.update == 0:
                 preflight.check_polarity(self.reward)
-                self.evaluate()
+                if not self.state.evaluations:  # else resumed, after a reward that failed in the first update
+                    self.evaluate()
             while self.state.update < self.updates and self.state.stopped is None:
                 self.callbacks.tell("on_step_begin", self.state.update)
                 try:
@@ -187,6 +192,7 @@ class PPOTrainer:
                 done = self.state.update == self.updates or self.state.stopped is not None
                 if done or asked.should_evaluate or self.state.update % eval_steps == 0:
                     self.evaluate()
+                done = done or self.state.stopped is not None
                 if done or asked.should_save or self.state.update % save_steps == 0 or interrupt.requested():
                     self._save()
                 interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
@@ -305,19 +311,31 @@ class PPOTrainer:
     # Held-out prompts and the best policy
 
     def evaluate(self) -> dict[str, float]:
-        """Score held-out prompts, always with the same random numbers; keep the policy if it is the best so far."""
+        """Score held-out prompts, always with the same random numbers; keep the policy if it is the best so far.
+
+        A policy of a KL above `max_eval_kl` never is. Ends training where `early_stopping_patience` has run out.
+        """
         if not self.eval_prompts:
             return {}
         rollouts = list(self._held_out())
         reward = float(torch.cat([rollout.scores for rollout in rollouts]).mean())
         kl = float(torch.cat([rollout.kl for rollout in rollouts]).mean())
         figures = {"eval/objective/scores": reward, "eval/objective/kl": kl}
+        if self.judge is not None:
+            figures["eval/judge/scores"] = statistics.fmean(
+                score for rollout in rollouts for score in rollout.scored_by(self.judge)
+            )
+        self.state.evaluations.append({"update": self.state.update, **figures})
+        candidate = Best(self.state.update, reward, kl, figures.get("eval/judge/scores"))
         self.tracker.log(figures, step=self.state.update)
         self._show_samples(rollouts[0])
         within_budget = self.args.max_eval_kl is None or kl <= self.args.max_eval_kl
-        if self.state.update == 0 or (within_budget and reward > self.state.best.reward):
-            self.state.best = Best(self.state.update, reward, kl)
+        self.state.evaluations_since_best += 1
+        if self.state.update == 0 or (within_budget and candidate.score > self.state.best.score):
+            self.state.best, self.state.evaluations_since_best = candidate, 0
             self.best_weights = weights(self.actor_critic)
+        if self.state.evaluations_since_best == self.args.early_stopping_patience and self.state.stopped is None:
+            self.state.stopped = f"{self.state.evaluations_since_best} evaluations without a better policy"
         self.callbacks.evaluated(figures, self.state.update)
         return figures
 
