@@ -136,7 +136,7 @@ def test_what_belongs_together_is_let_through(here: Path) -> None:
         ),
         (
             ["stages.sft.publish=adapter", "stages.sft.method=lora", "stages.ppo.method=qlora"],
-            "stages.ppo.policy: is an adapter alone, which no 4-bit base can take in: publish it with `publish: merged`",
+            "stages.ppo.policy: is an adapter alone, which no 4-bit base can take in: publish it",
         ),
         (
             [
