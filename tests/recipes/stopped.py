@@ -2,7 +2,7 @@
 
 python stopped.py SOAK DIRECTORY SIGNAL...   SOAK: benchmarks/soak.py, whose runs these are; one chain for each signal
 
-A chain is one registry: the signal in base, the same command again, the signal in sft, and so on to the end. Prints
+`TWICE` in the place of a signal: two runs at once in one registry, to the end. A chain is one registry: the signal in base, the same command again, the signal in sft, and so on to the end. Prints
 one JSON object a run, and one for what a chain ends with.
 """
 
@@ -54,6 +54,15 @@ def chain(soak: Any, directory: Path, number: int) -> None:
     print(json.dumps({"stage": "end", "status": status, "said": said, "digests": soak.digests(directory)}), flush=True)
 
 
+def twice(soak: Any, directory: Path) -> None:
+    """Two runs at once in one registry."""
+    directory.mkdir()
+    processes = [soak.start(directory), soak.start(directory)]
+    report = {"status": [soak.status_of(process) for process in processes], "digests": soak.digests(directory)}
+    said = (directory / "log.txt").read_text(encoding="utf-8")
+    print(json.dumps({"stage": "twice", **report, "said": said, "problems": soak.problems(directory)}), flush=True)
+
+
 def main(path: str, root: Path, signals: list[str]) -> None:
     spec = importlib.util.spec_from_file_location("soak", path)
     assert spec is not None
@@ -66,6 +75,9 @@ def main(path: str, root: Path, signals: list[str]) -> None:
     assert soak.status_of(soak.start(root / "whole")) == 0
     print(json.dumps({"stage": "whole", "digests": soak.digests(root / "whole")}), flush=True)
     for name in signals:
+        if name == "TWICE":
+            twice(soak, root / name)
+            continue
         chain(soak, root / name, signal.Signals[name])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -59,6 +61,19 @@ def test_a_stage_that_fails_leaves_the_others_and_says_how_to_go_on(finished: Fi
     assert run.digests == before
     assert run.registry.verify() == []
     assert run.align("run").exit_code == 0
+    assert run.digests == before
+
+
+def test_the_commands_of_the_guide_work(finished: Finished) -> None:
+    run = finished("quickstart")
+    before = run.digests
+    guide = Path(__file__).parents[2] / "docs" / "resume.md"
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", guide.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        program, command, recipe, *more = shlex.split(line, comments=True)
+        assert (program, recipe) == ("align", "quickstart")
+        result = run.align(command, *more, *(("--wandb", "disabled") if command == "run" else ()))
+        assert result.exit_code == 0, result.output
     assert run.digests == before
 
 

@@ -35,6 +35,17 @@ def test_every_stage_goes_on_after_a_signal_to_the_same_artifacts(signals: str, 
     assert end["digests"] == whole["digests"]
 
 
+def test_two_runs_at_once_make_each_artifact_once(tmp_path: Path) -> None:
+    command = [sys.executable, HERE / "stopped.py", SOAK, tmp_path, "TWICE"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    whole, both = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert both["status"] == [0, 0], both["said"]
+    assert both["digests"] == whole["digests"]
+    assert both["problems"] == []
+    assert "another run is working on this very stage; waiting for it" in both["said"]
+
+
 def test_killed_at_six_moments_the_registry_is_sound_and_the_rerun_gives_equal_artifacts(tmp_path: Path) -> None:
     """The short form of `make soak`: always the same moments, counted in file events."""
     command = [sys.executable, SOAK, "--kills", "6", "--at", "events", "--result", tmp_path / "result.json"]
