@@ -2,7 +2,9 @@
 
 python stopped.py SOAK DIRECTORY SIGNAL...   SOAK: benchmarks/soak.py, whose runs these are; one chain for each signal
 
-`TWICE` in the place of a signal: two runs at once in one registry, to the end. A chain is one registry: the signal in base, the same command again, the signal in sft, and so on to the end. Prints
+`TWICE` in the place of a signal: two runs at once in one registry, to the end.
+
+A chain is one registry: the signal in base, the same command again, the signal in sft, and so on to the end. Prints
 one JSON object a run, and one for what a chain ends with.
 """
 
@@ -47,11 +49,18 @@ def chain(soak: Any, directory: Path, number: int) -> None:
             path.parent.name
             for path in (directory / "registry" / "workspaces").glob(f"{stage}-*/checkpoints/*/COMPLETE.json")
         ]
-        report = {"stage": stage, "status": status, "said": log.read_text(encoding="utf-8"), "checkpoints": complete}
+        report = {
+            "chain": directory.name,
+            "stage": stage,
+            "status": status,
+            "said": log.read_text(encoding="utf-8"),
+            "checkpoints": complete,
+        }
         print(json.dumps({**report, "problems": soak.problems(directory)}), flush=True)
         log.unlink()
     status, said = soak.status_of(soak.start(directory)), log.read_text(encoding="utf-8")
-    print(json.dumps({"stage": "end", "status": status, "said": said, "digests": soak.digests(directory)}), flush=True)
+    report = {"chain": directory.name, "stage": "end", "status": status, "said": said}
+    print(json.dumps({**report, "digests": soak.digests(directory)}), flush=True)
 
 
 def twice(soak: Any, directory: Path) -> None:
@@ -60,7 +69,9 @@ def twice(soak: Any, directory: Path) -> None:
     processes = [soak.start(directory), soak.start(directory)]
     report = {"status": [soak.status_of(process) for process in processes], "digests": soak.digests(directory)}
     said = (directory / "log.txt").read_text(encoding="utf-8")
-    print(json.dumps({"stage": "twice", **report, "said": said, "problems": soak.problems(directory)}), flush=True)
+    print(
+        json.dumps({"chain": directory.name, **report, "said": said, "problems": soak.problems(directory)}), flush=True
+    )
 
 
 def main(path: str, root: Path, signals: list[str]) -> None:
@@ -73,7 +84,7 @@ def main(path: str, root: Path, signals: list[str]) -> None:
         stages.load(kind)
     (root / "whole").mkdir()
     assert soak.status_of(soak.start(root / "whole")) == 0
-    print(json.dumps({"stage": "whole", "digests": soak.digests(root / "whole")}), flush=True)
+    print(json.dumps({"chain": "whole", "digests": soak.digests(root / "whole")}), flush=True)
     for name in signals:
         if name == "TWICE":
             twice(soak, root / name)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,29 @@ HERE = Path(__file__).parent
 SOAK = HERE.parents[1] / "benchmarks" / "soak.py"
 
 
-@pytest.mark.parametrize(("signals", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
-def test_every_stage_goes_on_after_a_signal_to_the_same_artifacts(signals: str, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, HERE / "stopped.py", SOAK, tmp_path, signals]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+Reports = dict[str, list[dict[str, Any]]]
+
+pytestmark = pytest.mark.xdist_group("resume")
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+    """What `stopped.py` reports of each chain of runs, and of the run that was never stopped."""
+    root = tmp_path_factory.mktemp("chains")
+    command = [sys.executable, HERE / "stopped.py", SOAK, root, "SIGINT", "SIGTERM", "SIGKILL", "TWICE"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=290)
     assert done.returncode == 0, done.stderr
-    whole, *stopped, end = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    reports: Reports = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):  # libraries may have something to say as they are imported
+            report = json.loads(line)
+            reports.setdefault(report["chain"], []).append(report)
+    return reports
+
+
+@pytest.mark.parametrize(("signals", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
+def test_every_stage_goes_on_after_a_signal_to_the_same_artifacts(signals: str, code: int, reports: Reports) -> None:
+    *stopped, end = reports[signals]
     assert [report["stage"] for report in stopped] == ["base", "sft", "toxicity", "ppo", "evaluation"]
     for report in stopped:
         said = report["said"]
@@ -32,16 +50,13 @@ def test_every_stage_goes_on_after_a_signal_to_the_same_artifacts(signals: str, 
     for before, after in zip(stopped, [*stopped[1:], end], strict=True):
         assert code < 0 or f"{before['stage']}: resume (checkpoint found)" in after["said"]
     assert end["status"] == 0
-    assert end["digests"] == whole["digests"]
+    assert end["digests"] == reports["whole"][0]["digests"]
 
 
-def test_two_runs_at_once_make_each_artifact_once(tmp_path: Path) -> None:
-    command = [sys.executable, HERE / "stopped.py", SOAK, tmp_path, "TWICE"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    whole, both = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+def test_two_runs_at_once_make_each_artifact_once(reports: Reports) -> None:
+    (both,) = reports["TWICE"]
     assert both["status"] == [0, 0], both["said"]
-    assert both["digests"] == whole["digests"]
+    assert both["digests"] == reports["whole"][0]["digests"]
     assert both["problems"] == []
     assert "another run is working on this very stage; waiting for it" in both["said"]
 
