@@ -8,7 +8,7 @@ of one's own, so that a resumed run draws the same ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,16 @@ class Response:
     """Whether it ended by itself, and not at `max_new_tokens`."""
 
 
+@dataclass
+class Drawn:
+    """The responses drawn so far, and the state of the random numbers: what `sample` needs to go on exactly."""
+
+    token_ids: dict[int, list[int]] = field(default_factory=dict)
+    """By the place of their prompt."""
+    generator_state: list[int] | None = None
+    """None before the first batch."""
+
+
 def sample(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -39,18 +49,29 @@ def sample(
     *,
     seed: int,
     batch_size: int = 64,
+    drawn: Drawn | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Response]:
     """A response to each prompt, in the prompts' order. The same seed gives the same responses.
 
-    `on_batch` is called with the number of responses that each finished batch adds.
+    Args:
+        model: any language model.
+        tokenizer: its own.
+        prompts: text.
+        settings: how to draw.
+        seed: of the random numbers.
+        batch_size: prompts at a time; other sizes draw other responses.
+        drawn: goes on from there, and is kept up to date after every batch.
+        on_batch: called then, with the number of responses that the batch added.
     """
+    drawn = drawn if drawn is not None else Drawn()
     prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]), reverse=True)
-    responses: dict[int, Response] = {}
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    for start in range(0, len(by_length), batch_size):
+    if drawn.generator_state is not None:
+        generator.set_state(torch.tensor(drawn.generator_state, dtype=torch.uint8))
+    for start in range(len(drawn.token_ids), len(by_length), batch_size):
         members = by_length[start : start + batch_size]
         token_ids = generate(
             model,
@@ -60,10 +81,11 @@ def sample(
             pad_token_id=tokenizer.pad_token_id,
             generator=generator,
         )
-        responses.update(zip(members, decode(tokenizer, token_ids), strict=True))
+        drawn.token_ids.update(zip(members, token_ids, strict=True))
+        drawn.generator_state = generator.get_state().tolist()
         if on_batch is not None:
             on_batch(len(members))
-    return [responses[index] for index in range(len(prompts))]
+    return decode(tokenizer, [drawn.token_ids[index] for index in range(len(prompts))]) if prompts else []
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[list[int]]) -> list[Response]:

@@ -32,6 +32,8 @@ from align.workspace import Workspace
 Row = Mapping[str, Sequence[int]]
 Collate = Callable[[list[Any]], dict[str, Any]]
 
+STATE = "trainer_state.json"
+"""Of a checkpoint: steps taken, losses logged."""
 IGNORED = -100
 """The label of a token that is not in the loss."""
 
@@ -64,7 +66,12 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
         Interrupted: after a checkpoint, where a signal asked to end.
         AlignError: where the loss is no longer finite, or memory ran out.
     """
-    checkpoint = newest_complete_checkpoint(workspace.checkpoints)
+    checkpoint = newest_complete_checkpoint(workspace.checkpoints, _needs(trainer.args))
+    if checkpoint and (state := TrainerState.load_from_json(str(checkpoint / STATE))).global_step >= state.max_steps:
+        # Killed between its last step and what follows. Resumed here within an epoch, a trainer takes one step more.
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = state
+        return _mean_loss(state)
     trainer.remove_callback(PrinterCallback)  # It prints to stdout, which belongs to results.
     with ExitStack() as shown:
         trainer.add_callback(_Companion(description, step_of(checkpoint) if checkpoint else 0, tracker, shown))
@@ -193,7 +200,13 @@ class _Companion(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", _needs(args))
+
+
+def _needs(args: TrainingArguments) -> list[str]:
+    """What a checkpoint must hold: the trainer goes on without some of these, silently and to other results."""
+    ranks = [f"rng_state_{rank}.pth" for rank in range(args.world_size)] if args.world_size > 1 else ["rng_state.pth"]
+    return [STATE, "optimizer.pt", "scheduler.pt", *ranks]
 
 
 def _mean_loss(state: TrainerState) -> float:

@@ -190,7 +190,9 @@ class PPOTrainer:
         with track("ppo", self.updates, self.state.update, silent=ranks.rank() != 0) as advance:
             if self.state.update == 0:
                 preflight.check_polarity(self.reward)
-                self._scored(self.evaluate)
+            if self.state.update in (0, self.updates) or self.state.update % eval_steps == 0:
+                if not self._is_evaluated():
+                    self._scored(self.evaluate)
             while self.state.update < self.updates and self.state.stopped is None:
                 self.callbacks.tell("on_step_begin", self.state.update)
                 figures = self._scored(self._update)
@@ -375,6 +377,10 @@ class PPOTrainer:
         self.callbacks.evaluated(figures, self.state.update)
         return figures
 
+    def _is_evaluated(self) -> bool:
+        """Whether the policy was evaluated since its last update: a reward that failed may have kept it from that."""
+        return bool(self.state.evaluations) and self.state.evaluations[-1]["update"] == self.state.update
+
     def _held_out(self) -> Iterator[Rollout]:
         generator = torch.Generator().manual_seed(self.args.seed)
         for start in range(0, len(self.eval_prompts), self.args.batch_size):
@@ -438,7 +444,7 @@ class PPOTrainer:
             return
         keep = self.args.save_total_limit or self.updates + 1
         if ranks.rank() == 0:
-            with new_checkpoint(self.checkpoint_dir, self.state.update, keep) as directory:
+            with new_checkpoint(self.checkpoint_dir, self.state.update, keep, checkpoint.FILES) as directory:
                 checkpoint.write(
                     directory,
                     self._origin,
@@ -462,9 +468,10 @@ class PPOTrainer:
                 )
             return
         if isinstance(wanted, str | Path):
-            directory: Path | None = intact(Path(wanted))
+            directory: Path | None = intact(Path(wanted), checkpoint.FILES)
         else:
-            directory = newest_complete_checkpoint(self.checkpoint_dir) if self.checkpoint_dir is not None else None
+            where = self.checkpoint_dir
+            directory = newest_complete_checkpoint(where, checkpoint.FILES) if where is not None else None
         if directory is None:
             if wanted:
                 raise UsageError(f"there is no checkpoint to resume from in {self.checkpoint_dir or 'output_dir=None'}")

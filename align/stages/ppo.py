@@ -43,6 +43,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0, four_bits=config.method == "qlora")
     if config.method != "full":
         model = attach(model, config.lora or LoraSettings())
+    trainable = parameter_count(model, trainable=True)
     reward = _loaded("reward", config.reward, inputs)
     judge = None if config.judge is None else _loaded("judge", config.judge, inputs)
 
@@ -76,7 +77,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         "eval_reward": state.best.reward,
         "eval_kl": state.best.kl,
         "kl_coef": state.kl_coef,
-        "trainable_parameters": float(parameter_count(model, trainable=True)),
+        "trainable_parameters": float(trainable),
     }
     if judge is not None:
         metrics["eval_judge"] = state.best.score
