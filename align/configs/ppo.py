@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -21,6 +22,12 @@ from align.configs.base import Config, Fraction, LoraSettings, Method, PromptDat
 
 Rhythm = PositiveInt | Annotated[float, Field(gt=0, lt=1)]
 """Every so many updates; below 1 a share of all."""
+
+
+def _bound_or_none(steps: int) -> int:
+    if steps < 1 and steps != -1:
+        raise ValueError(f"{steps} updates train nothing: set 1 or more, or -1 for no bound")
+    return steps
 
 
 class HealthConfig(Config):
@@ -39,7 +46,7 @@ class HealthConfig(Config):
     min_score_std: NonNegativeFloat | None = None
     """Spread of the scores in an update; a reward that is constant teaches nothing."""
     action: Literal["warn", "stop"] = "warn"
-    """`stop` ends training and keeps the best policy so far. A NaN always stops."""
+    """`stop` ends training; what is left is the best policy so far on held-out prompts. A NaN always stops."""
 
 
 class PPOConfig(Config):
@@ -48,7 +55,7 @@ class PPOConfig(Config):
     total_episodes: PositiveInt | None = None
     """Responses sampled in the whole training (default: `num_train_epochs` passes over the prompts)."""
     num_train_epochs: PositiveFloat = 1.0
-    max_steps: int = -1
+    max_steps: Annotated[int, AfterValidator(_bound_or_none)] = -1
     """Updates at most; -1 sets no bound."""
     batch_size: PositiveInt = 64
     """Responses per update, over all processes."""
@@ -124,7 +131,7 @@ class PPOConfig(Config):
     """Evaluations in a row without a better policy after which training ends."""
     num_eval_samples: NonNegativeInt = 8
     """Rows of the sample table."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     health: HealthConfig = HealthConfig()
 
     @field_validator("kl_estimator")
@@ -143,6 +150,16 @@ class PPOConfig(Config):
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by num_mini_batches {self.num_mini_batches}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _controls_what_it_can(self) -> Self:
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target adapts kl_coef, and 0 stays 0: set kl_coef to where it is to start")
+        if self.kl_target is not None and self.batch_size >= 5 * self.kl_horizon:
+            raise ValueError(f"kl_horizon {self.kl_horizon} is too short for batch_size {self.batch_size}: raise it")
+        if self.missing_eos_penalty and self.stop_token is None and self.stop_token_id is None:
+            raise ValueError("missing_eos_penalty would hit every response, as none can end: set stop_token: eos")
         return self
 
     @model_validator(mode="after")

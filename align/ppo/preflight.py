@@ -47,7 +47,15 @@ def check(
     if not starts_at_reference:
         skipped("kl-zero", "the reference policy was given")
     elif (kl := float(rollout.log_ratios.abs().max())) > tolerance:
-        failures.append(f"kl-zero: policy and reference differ by {kl:.2g} nats before the first update, and must not")
+        hint = (
+            "; does the policy's adapter hold training already? Merge it (merge_and_unload) and pass peft_config, or "
+            "load it a second time and name that ref_adapter_name"
+            if hasattr(actor_critic.model, "peft_config")
+            else ""
+        )
+        failures.append(
+            f"kl-zero: policy and reference differ by {kl:.2g} nats before the first update, and must not{hint}"
+        )
     if (drift := _drift(actor_critic, rollout, some, temperature)) > tolerance:
         failures.append(
             f"ratio-one: the same weights give log-probabilities that differ by {drift:.2g}; "
@@ -162,8 +170,9 @@ def _stop_token_failures(
         failures.append(f"eos-reachable: the model has no token {stop_token_id}, which is to end its responses")
     elif (highest := max(float(some[:, stop_token_id].max()) for some in log_probs)) < LEAST_STOP_LOG_PROB:
         failures.append(
-            f"eos-reachable: the stop token {stop_token_id} has log-probability {highest:.0f} at most, so no response "
-            "ends with it; was it trained, or is it another token's job? stop_token: null does without"
+            f"eos-reachable: the stop token {stop_token_id} has log-probability {highest:.0f} at most at temperature "
+            f"{temperature:g}, so no response ends with it; was it trained, or is it another token's job? "
+            "stop_token: null does without"
         )
     ended = rollout.batch.response_ids[rollout.finished]
     last = rollout.mask[rollout.finished].sum(1, keepdim=True) - 1

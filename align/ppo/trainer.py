@@ -17,7 +17,8 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,21 @@ from align.configs.base import GenerationSettings
 from align.errors import AlignError, UsageError
 from align.modeling.checkpoints import intact, new_checkpoint, newest_complete_checkpoint
 from align.modeling.trunk import unwrapped
-from align.ppo import checkpoint, health, objective, preflight
+from align.ppo import checkpoint, health, objective, preflight, ranks
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.arguments import PPOConfig
 from align.ppo.callbacks import Callbacks
+from align.ppo.compatibility import check_adapters, check_critic, check_lengths, check_models, check_tokenizer
 from align.ppo.figures import of_update
 from align.ppo.learning import accumulate_gradients, advantages_and_returns
 from align.ppo.module_reward import as_reward
-from align.ppo.parts import check_critic, check_parts, move, optimizer_of, tracker_of
+from align.ppo.parts import move, optimizer_of, tracker_of
 from align.ppo.prompts import Collator, Prompt, Rows, as_prompts, batch_of
-from align.ppo.rollout import Rollout, roll_out
+from align.ppo.rollout import Rollout, joined, roll_out
 from align.ppo.schedule import in_updates, learning_rate_share
 from align.ppo.state import Best, State
 from align.progress import track
-from align.tracking import Tracker
+from align.tracking import NullTracker, Tracker
 from reward_models import RewardError
 
 logger = logging.getLogger(__name__)
@@ -93,7 +95,10 @@ class PPOTrainer:
         judge: Any = None,
         checkpoint_dir: Path | None = None,
     ) -> None:
-        check_parts(model, ref_model, reward_model, peft_config)
+        check_models(model, ref_model, reward_model, value_model, peft_config)
+        check_adapters(model, args)
+        check_tokenizer(processing_class, args)
+        ranks.join(use_cpu=args.use_cpu)
         torch.manual_seed(args.seed)
         self.args = args
         self.processing_class = processing_class
@@ -126,6 +131,7 @@ class PPOTrainer:
             check_critic(value_model, vocabulary, len(processing_class))
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
+        check_lengths(self.model, [*self.prompts, *self.eval_prompts], args.response_length)
         episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.prompts) * args.num_generations)
         self.updates = math.ceil(episodes / args.batch_size)
         if args.max_steps > 0:
@@ -153,8 +159,10 @@ class PPOTrainer:
         self._asks_to_resume = checkpoint_dir is None
         output_dir, saves = args.output_dir, args.save_strategy != "no"
         self.checkpoint_dir = Path(output_dir) if checkpoint_dir is None and output_dir and saves else checkpoint_dir
-        self.tracker = tracker or tracker_of(args)
+        self.tracker = (tracker or tracker_of(args)) if ranks.rank() == 0 else NullTracker()
+        ranks.broadcast(list(self.actor_critic.trainable.values()))
         self.state = State(kl_coef=args.kl_coef)
+        self._origin = checkpoint.origin(args, self.prompts)
         self.best_weights = weights(self.actor_critic)
 
     def train(self, resume_from_checkpoint: bool | str | Path | None = None) -> State:
@@ -165,34 +173,40 @@ class PPOTrainer:
                 `checkpoint_dir` the newest is taken unless this is False.
 
         Raises:
-            AlignError: a preflight check failed, or a figure became NaN. Nothing is lost: a checkpoint is kept.
+            AlignError: a preflight check failed; a reward did, and a checkpoint was written first; or a figure became
+                NaN, and the checkpoints of earlier updates are kept.
             Interrupted: a signal came; a checkpoint was written first.
         """
+        if self.checkpoint_dir is not None:
+            try:
+                self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"checkpoints cannot be written to {self.checkpoint_dir}: {error.strerror}") from error
         self._resume(resume_from_checkpoint)
         eval_steps, save_steps = (
             in_updates(every, self.updates) for every in (self.args.eval_steps, self.args.save_steps)
         )
         self.callbacks.tell("on_train_begin", self.state.update)
-        with track("ppo", self.updates, self.state.update) as advance:
+        with track("ppo", self.updates, self.state.update, silent=ranks.rank() != 0) as advance:
             if self.state.update == 0:
                 preflight.check_polarity(self.reward)
-                if not self.state.evaluations:  # else resumed, after a reward that failed in the first update
-                    self.evaluate()
+            # Also where a reward failed in an evaluation, and the run goes on from before it.
+            due = self.state.update in (0, self.updates) or self.state.update % eval_steps == 0
+            if due and self.state.update not in [evaluation["update"] for evaluation in self.state.evaluations[-1:]]:
+                self._scored(self.evaluate)
             while self.state.update < self.updates and self.state.stopped is None:
                 self.callbacks.tell("on_step_begin", self.state.update)
-                try:
-                    figures = self._update()
-                except RewardError as error:  # raised before any weight has changed
-                    self._save()
-                    raise AlignError(f"PPO stopped in update {self.state.update + 1}: {error}") from error
+                figures = self._scored(self._update)
                 advance(score=figures["objective/scores"], kl=figures["objective/kl"])
                 asked = self.callbacks.tell("on_step_end", self.state.update)
                 if asked.should_training_stop and self.state.stopped is None:
                     self.state.stopped = "a callback asked for it"
                 done = self.state.update == self.updates or self.state.stopped is not None
                 if done or asked.should_evaluate or self.state.update % eval_steps == 0:
-                    self.evaluate()
+                    self._scored(self.evaluate)
                 done = done or self.state.stopped is not None
+                if signal := max(ranks.gather(interrupt.requested() or 0)):
+                    interrupt.take_over(signal)
                 if done or asked.should_save or self.state.update % save_steps == 0 or interrupt.requested():
                     self._save()
                 interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
@@ -200,6 +214,14 @@ class PPOTrainer:
         if self.eval_prompts:
             restore(self.actor_critic, self.best_weights)
         return self.state
+
+    def _scored(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Do something that asks for scores. Where a reward fails no weight has changed yet, and all is kept."""
+        try:
+            return work()
+        except RewardError as error:
+            self._save()
+            raise AlignError(f"PPO stopped after update {self.state.update}: {error}") from error
 
     # One update, from prompts to new weights
 
@@ -247,27 +269,42 @@ class PPOTrainer:
     def _roll_out(
         self, prompts: Sequence[Prompt], generator: torch.Generator, settings: GenerationSettings | None = None
     ) -> Rollout:
-        return roll_out(
-            self.actor_critic,
-            self.processing_class,
-            self.reward,
-            prompts,
-            settings or self.settings,
-            stop_token_id=self.stop_token_id,
-            pad_token_id=self.pad_token_id,
-            tokens_per_micro_batch=self.args.tokens_per_micro_batch,
-            generator=generator,
-        )
+        """Responses to all of the prompts: each rank samples and scores its share, and all get the whole."""
+        settings, mine = settings or self.settings, ranks.share(len(prompts))
+
+        def share() -> Rollout | None:
+            if mine.start == mine.stop:
+                return None
+            rollout = roll_out(
+                self.actor_critic,
+                self.processing_class,
+                self.reward,
+                prompts[mine],
+                settings,
+                stop_token_id=self.stop_token_id,
+                pad_token_id=self.pad_token_id,
+                tokens_per_micro_batch=self.args.tokens_per_micro_batch,
+                generator=generator,
+            )
+            return rollout.to("cpu")
+
+        # Random numbers belong to places in the whole batch: those of the rows before and after are passed over.
+        torch.rand(mine.start * settings.max_new_tokens, generator=generator)
+        parts = ranks.each(share, RewardError)
+        torch.rand((len(prompts) - mine.stop) * settings.max_new_tokens, generator=generator)
+        return joined([part for part in parts if part is not None], self.pad_token_id).to(self.actor_critic.device)
 
     def _optimizer_step(self, rollout: Rollout, rows: Tensor, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
         """One step on some rows [m] of a rollout; returns means over their tokens."""
         self.optimizer.zero_grad(set_to_none=True)
         means = accumulate_gradients(self.actor_critic, rollout, rows, advantages, returns, self.args)
+        means = ranks.sum_figures(means)
+        ranks.sum_gradients(list(self.actor_critic.trainable.values()))
         norm = nn.utils.clip_grad_norm_(self.actor_critic.trainable.values(), self.args.max_grad_norm or math.inf)
         if not torch.isfinite(norm):
             raise AlignError(
-                f"PPO stopped in update {self.state.update + 1}: the gradient is not finite. The weights before this "
-                "step are kept in the last checkpoint; a lower learning_rate or reward_clip may help."
+                f"PPO stopped in update {self.state.update + 1}: the gradient is not finite. {self._last_kept()}; "
+                "a lower learning_rate or a reward_clip may help"
             )
         self.optimizer.step()
         return {**means, "policy/grad_norm": norm.detach()}
@@ -285,7 +322,9 @@ class PPOTrainer:
     def _look_after(self, figures: Mapping[str, float]) -> None:
         """Stop on a NaN; warn or stop, as the recipe says, where a figure left its bounds."""
         if broken := health.not_finite(figures):
-            raise AlignError(f"PPO stopped in update {self.state.update}: {', '.join(broken)} is not finite")
+            raise AlignError(
+                f"PPO stopped in update {self.state.update}: {', '.join(broken)} is not finite. {self._last_kept()}"
+            )
         for problem in health.problems(figures, self.state.first_length, self.args.health):
             logger.warning("ppo health, update %d: %s", self.state.update, problem)
             if self.args.health.action == "stop":
@@ -322,9 +361,9 @@ class PPOTrainer:
         kl = float(torch.cat([rollout.kl for rollout in rollouts]).mean())
         figures = {"eval/objective/scores": reward, "eval/objective/kl": kl}
         if self.judge is not None:
-            figures["eval/judge/scores"] = statistics.fmean(
-                score for rollout in rollouts for score in rollout.scored_by(self.judge)
-            )
+            scored_by = [partial(rollout.scored_by, self.judge) for rollout in rollouts]
+            judged = [score for score_rows in scored_by for score in ranks.first(score_rows, RewardError)]
+            figures["eval/judge/scores"] = statistics.fmean(judged)
         self.state.evaluations.append({"update": self.state.update, **figures})
         candidate = Best(self.state.update, reward, kl, figures.get("eval/judge/scores"))
         self.tracker.log(figures, step=self.state.update)
@@ -380,7 +419,9 @@ class PPOTrainer:
         directory = output_dir or self.args.output_dir
         if directory is None:
             raise UsageError("save_model: name a directory, or set output_dir")
-        only = {"selected_adapters": [self.model.active_adapter]} if isinstance(self.model, PeftModel) else {}
+        if ranks.rank() != 0:
+            return
+        only = {"selected_adapters": self.model.active_adapters} if isinstance(self.model, PeftModel) else {}
         self.model.save_pretrained(str(directory), **only)
         self.processing_class.save_pretrained(str(directory))
 
@@ -390,15 +431,27 @@ class PPOTrainer:
         for part in (self.model, self.processing_class):
             part.push_to_hub(name)
 
+    def _last_kept(self) -> str:
+        directory = self.checkpoint_dir and newest_complete_checkpoint(self.checkpoint_dir)
+        return f"The last checkpoint is {directory}" if directory else "No checkpoint was written yet"
+
     def _save(self) -> None:
         """Write a checkpoint: complete or absent."""
         if self.checkpoint_dir is None:
             return
         keep = self.args.save_total_limit or self.updates + 1
-        with new_checkpoint(self.checkpoint_dir, self.state.update, keep, checkpoint.FILES) as directory:
-            checkpoint.write(
-                directory, self.actor_critic, self.best_weights, self.optimizer, self.lr_scheduler, self.state
-            )
+        if ranks.rank() == 0:
+            with new_checkpoint(self.checkpoint_dir, self.state.update, keep, checkpoint.FILES) as directory:
+                checkpoint.write(
+                    directory,
+                    self._origin,
+                    self.actor_critic,
+                    self.best_weights,
+                    self.optimizer,
+                    self.lr_scheduler,
+                    self.state,
+                )
+        ranks.wait()  # nobody goes on, or looks for it, before it is there
         self.callbacks.saved(self.state.update)
 
     def _resume(self, wanted: bool | str | Path | None) -> None:
@@ -420,5 +473,7 @@ class PPOTrainer:
             if wanted:
                 raise UsageError(f"there is no checkpoint to resume from in {self.checkpoint_dir or 'output_dir=None'}")
             return
-        self.state, self.best_weights = checkpoint.read(directory, self.actor_critic, self.optimizer, self.lr_scheduler)
+        self.state, self.best_weights = checkpoint.read(
+            directory, self._origin, self.actor_critic, self.optimizer, self.lr_scheduler
+        )
         logger.info("ppo goes on after update %d of %d", self.state.update, self.updates)

@@ -24,6 +24,7 @@ from align.errors import UsageError
 from align.modeling.adapters import attach, save_tuned
 from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
 from align.ppo import PPOConfig, PPOTrainer
+from align.ppo.compatibility import context_of
 from align.ppo.critic import load_critic
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
@@ -46,9 +47,10 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     reward = _loaded("reward", config.reward, inputs)
     judge = None if config.judge is None else _loaded("judge", config.judge, inputs)
 
-    prompts = _fitting(examples.prompts(config.prompts), tokenizer, config)
+    longest = _longest_prompt(model, config)
+    prompts = _fitting(examples.prompts(config.prompts), tokenizer, config, longest)
     if config.evaluation_prompts:
-        held_out = _fitting(examples.prompts(config.evaluation_prompts), tokenizer, config)
+        held_out = _fitting(examples.prompts(config.evaluation_prompts), tokenizer, config, longest)
     else:
         count = min(int(len(prompts) * HELD_OUT_SHARE), HELD_OUT_MOST)
         prompts, held_out = prompts[count:], prompts[:count]
@@ -92,14 +94,30 @@ def _loaded(key: str, spec: RewardSpec, inputs: Inputs) -> reward_models.Checked
         raise UsageError(f"{key}: {error}") from error
 
 
-def _fitting(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PPOStageConfig) -> list[str]:
-    """Prompts of at most `max_prompt_length` tokens; the others skipped, cut or refused, and always counted."""
-    longest = config.max_prompt_length
+def _longest_prompt(model: Any, config: PPOStageConfig) -> int:
+    """Tokens of a prompt at most: `max_prompt_length`, and no more than leave room for a response in the context."""
+    context = context_of(model)
+    if context is None:
+        return config.max_prompt_length
+    room = context if model.config.is_encoder_decoder else context - config.ppo.response_length
+    if room < 1 or config.ppo.response_length > context:
+        raise UsageError(
+            f"ppo.response_length {config.ppo.response_length} leaves no room for a prompt in the policy's context of "
+            f"{context} tokens: lower it"
+        )
+    return min(config.max_prompt_length, room)
+
+
+def _fitting(
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PPOStageConfig, longest: int
+) -> list[str]:
+    """Prompts of at most `longest` tokens; the others skipped, cut or refused, and always counted."""
     token_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     too_long = [index for index, ids in enumerate(token_ids) if len(ids) > longest]
     if not too_long:
         return list(prompts)
-    count = f"{len(too_long)} of {len(prompts)} prompts are longer than max_prompt_length {longest} tokens"
+    limit = "max_prompt_length" if longest == config.max_prompt_length else "context - response_length ="
+    count = f"{len(too_long)} of {len(prompts)} prompts are longer than {limit} {longest} tokens"
     if config.long_prompts == "error" or (config.long_prompts == "skip" and len(too_long) == len(prompts)):
         raise UsageError(f"{count}: raise it, or set long_prompts to skip or truncate_left")
     logger.warning("%s: %s", count, {"skip": "skipped", "truncate_left": "cut on the left"}[config.long_prompts])
