@@ -19,7 +19,7 @@ from align.ppo.prompts import Prompt
 from align.ppo.state import State
 
 FILES = ("weights.safetensors", "best.safetensors", "optimizer.pt", "origin.json", "state.json")
-"""What a checkpoint holds: with the optimizer the schedule, in the state KL controller, moments, position, best metric."""
+"""What a checkpoint holds; the state has KL controller, moments, position, best metric, the optimizer its schedule."""
 
 FREE = {
     *("total_episodes", "num_train_epochs", "max_steps", "eval_steps", "save_steps", "save_total_limit", "health"),
