@@ -16,7 +16,7 @@ SOAK = HERE.parents[1] / "benchmarks" / "soak.py"
 
 Reports = dict[str, list[dict[str, Any]]]
 
-pytestmark = pytest.mark.xdist_group("resume")
+together = pytest.mark.xdist_group("resume")  # so that the chains run once
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
     return reports
 
 
+@together
 @pytest.mark.parametrize(("signals", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
 def test_every_stage_goes_on_after_a_signal_to_the_same_artifacts(signals: str, code: int, reports: Reports) -> None:
     *stopped, end = reports[signals]
@@ -53,6 +54,7 @@ def test_every_stage_goes_on_after_a_signal_to_the_same_artifacts(signals: str, 
     assert end["digests"] == reports["whole"][0]["digests"]
 
 
+@together
 def test_two_runs_at_once_make_each_artifact_once(reports: Reports) -> None:
     (both,) = reports["TWICE"]
     assert both["status"] == [0, 0], both["said"]
