@@ -18,6 +18,9 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerB
 from align.configs.base import GenerationSettings
 from align.modeling.trunk import pad, response_logits, unwrapped
 
+TOKENS_AT_ONCE = 2**17
+"""Prompt and response tokens whose keys and values exist at one time: bounds memory whatever the batch."""
+
 
 @dataclass(frozen=True)
 class Response:
@@ -109,8 +112,32 @@ def generate(
 ) -> list[list[int]]:
     """Token ids of one response to each prompt, each ending with `eos_token_id` or at `max_new_tokens`.
 
-    `eos_token_id=None` never stops early.
+    `eos_token_id=None` never stops early. Prompts of like length are sampled from together, as many as `TOKENS_AT_ONCE`
+    allows.
     """
+    # Drawn up front, a row after the other, so that what a response becomes does not depend on the others' lengths.
+    heights = 1 - torch.rand(len(prompt_ids), settings.max_new_tokens, generator=generator, device=generator.device)
+    by_length = sorted(range(len(prompt_ids)), key=lambda row: len(prompt_ids[row]), reverse=True)
+    responses: dict[int, list[int]] = {}
+    with torch.compiler.set_stance("force_eager"):  # a trunk compiled for training would be compiled for every length
+        while len(responses) < len(by_length):
+            longest = len(prompt_ids[by_length[len(responses)]]) + settings.max_new_tokens
+            rows = by_length[len(responses) :][: max(1, TOKENS_AT_ONCE // longest)]
+            prompts = [prompt_ids[row] for row in rows]
+            found = _generate_together(model, prompts, settings, eos_token_id, pad_token_id, heights[rows])
+            responses.update(zip(rows, found, strict=True))
+    return [responses[row] for row in range(len(prompt_ids))]
+
+
+def _generate_together(
+    model: nn.Module,
+    prompt_ids: Sequence[list[int]],
+    settings: GenerationSettings,
+    eos_token_id: int | None,
+    pad_token_id: int,
+    heights: Tensor,
+) -> list[list[int]]:
+    """The same for a batch; `heights` [b, max_new_tokens] are what tokens are drawn by."""
     inner = unwrapped(model)
     two_parts = inner.config.is_encoder_decoder
     ids, mask = pad(prompt_ids, pad_token_id, left=not two_parts)
@@ -118,8 +145,6 @@ def generate(
     decoder = (_EncoderDecoder if two_parts else _DecoderOnly)(inner, ids.to(device), mask.long().to(device))
     responses: list[list[int]] = [[] for _ in prompt_ids]
     rows = torch.arange(len(prompt_ids))  # which response each row of the shrinking batch writes
-    # Drawn up front, a row after the other, so that what a response becomes does not depend on the others' lengths.
-    heights = 1 - torch.rand(len(prompt_ids), settings.max_new_tokens, generator=generator, device=generator.device)
     for step in range(settings.max_new_tokens):
         tokens = _draw(response_logits(model, decoder.states), settings, heights[rows.to(heights.device), step])
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):

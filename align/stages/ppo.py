@@ -63,6 +63,9 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         value_model=load_critic(inputs[config.critic_from]) if config.critic_from is not None else None,
         train_dataset=[{"prompt": prompt} for prompt in prompts],
         eval_dataset=[{"prompt": prompt} for prompt in held_out],
+        ptx_dataset=[
+            {"prompt": one.prompt, "completion": one.completion} for one in examples.instructions(config.ptx_data)
+        ],
         tracker=tracker,
         judge=judge,
         checkpoint_dir=workspace.checkpoints,

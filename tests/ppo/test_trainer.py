@@ -362,3 +362,29 @@ def test_training_ends_when_patience_runs_out(trainer: Callable[..., PPOTrainer]
     assert (state.update, state.best.update) == (3, 0)
     assert state.stopped == "3 evaluations without a better policy"
     assert make().train() == state
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_compiled_trunks_learn_the_same(trainer: Callable[..., PPOTrainer], architecture: str) -> None:
+    plain = trainer(architecture, total_episodes=32)
+    plain.train()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = trainer(architecture, total_episodes=32, torch_compile=True, torch_compile_backend="eager")
+    compiled.train()
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] < 20  # and not one for every length
+    for name, weight in plain.actor_critic.trainable.items():
+        torch.testing.assert_close(compiled.actor_critic.trainable[name], weight, atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(
+    trainer: Callable[..., PPOTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    torch._dynamo.reset()
+    torch._dynamo.register_backend(broken, name="broken")
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    ppo = trainer(total_episodes=16, torch_compile=True, torch_compile_backend="broken")
+    assert ppo.train().update == 1
