@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -15,7 +18,15 @@ class RewardError(ValueError):
 
 @runtime_checkable
 class RewardModel(Protocol):
-    """Scores responses. Its own tokenizer, if it has one, is its own business: only text crosses the border."""
+    """Scores responses. Its own tokenizer, if it has one, is its own business: only text crosses the border.
+
+    Besides what stands here a model may have
+
+    - `batch_size`: the most responses that it wants in one call;
+    - `needs_references`: True where it cannot score without them;
+    - `components()`: the parts of its last scores, as `{name: [number per response]}`, which are logged;
+    - `probes()`: pairs (better response, worse response) which it must tell apart before it may steer.
+    """
 
     @property
     def name(self) -> str:
@@ -27,7 +38,8 @@ class RewardModel(Protocol):
         """One finite number per response, higher is better; the same call always gives the same numbers."""
 
     def describe(self) -> dict[str, Any]:
-        """What the number means, as JSON: at least `kind`, and `range` ([low, high], or null where unbounded)."""
+        """What the number means, as JSON: `kind`, `label`, `transform`, `range` ([low, high], null where unbounded),
+        and `digest`, by which a changed model is known. What there is none of may be left out."""
 
 
 Scorer = Callable[..., Sequence[float]]
@@ -37,7 +49,12 @@ Scorer = Callable[..., Sequence[float]]
 class CheckedModel:
     """A reward model whose every answer is checked. `checked` and `load` return this."""
 
-    def __init__(self, model: RewardModel | Scorer, name: str | None = None) -> None:
+    def __init__(
+        self,
+        model: RewardModel | Scorer,
+        name: str | None = None,
+        probes: Sequence[Sequence[str]] | None = None,
+    ) -> None:
         score = getattr(model, "score", model)
         if not callable(score):
             raise RewardError(
@@ -47,7 +64,11 @@ class CheckedModel:
         self._model = model
         self._score = score
         self._takes_references = _takes_references(score)
+        self._components: dict[str, list[float]] = {}
         self.name = str(name or getattr(model, "name", None) or getattr(model, "__name__", type(model).__name__))
+        self.batch_size: int | None = getattr(model, "batch_size", None)
+        self.needs_references = bool(getattr(model, "needs_references", False))
+        self._probes = _pairs(self.name, getattr(model, "probes", list)() if probes is None else probes)
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
@@ -60,8 +81,40 @@ class CheckedModel:
         for what, texts in (("prompts", prompts), ("references", references)):
             if texts is not None and len(texts) != len(responses):
                 raise RewardError(f"reward model {self.name}: {len(texts)} {what} for {len(responses)} responses")
-        if not responses:
-            return []
+        if self.needs_references and not (references and all(references)) and responses:
+            raise RewardError(f"reward model {self.name} compares with references, and was given none for a response")
+        scores: list[float] = []
+        self._components = {}
+        for start in range(0, len(responses), self.batch_size or len(responses) or 1):
+            some = slice(start, start + (self.batch_size or len(responses)))
+            scores += self._scored(prompts[some], responses[some], references[some] if references else None)
+        return scores
+
+    def describe(self) -> dict[str, Any]:
+        """The model's own description under its name; without a `digest` of its own, that of its description."""
+        describe = getattr(self._model, "describe", None)
+        described = describe() if describe else {"kind": "function", "digest": _source_digest(self._model)}
+        if "digest" not in described:
+            described["digest"] = hashlib.sha256(
+                json.dumps(described, sort_keys=True, default=str).encode()
+            ).hexdigest()
+        return {"name": self.name, "label": None, "transform": None, "range": None, **described}
+
+    def components(self) -> dict[str, list[float]]:
+        """The parts of the last scores, by the name of each part; empty for a model that is not made of parts."""
+        return self._components
+
+    def probes(self) -> list[tuple[str, str]]:
+        """Pairs (better response, worse response) that the model itself or its spec declares; most have none."""
+        return self._probes
+
+    def members(self) -> list[CheckedModel]:
+        """The models that this one is made of, where higher is better of each of them too."""
+        return list(getattr(self._model, "members", ()))
+
+    def _scored(
+        self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None
+    ) -> list[float]:
         arguments = (prompts, responses, references) if self._takes_references else (prompts, responses)
         try:
             scores = self._score(*arguments)
@@ -69,22 +122,10 @@ class CheckedModel:
             raise
         except Exception as error:
             raise RewardError(f"reward model {self.name} failed: {type(error).__name__}: {error}") from error
+        components: Mapping[str, Sequence[float]] = getattr(self._model, "components", dict)()
+        for part, values in components.items():
+            self._components.setdefault(part, []).extend(values)
         return self._validated(scores, len(responses))
-
-    def describe(self) -> dict[str, Any]:
-        """The model's own description under its name."""
-        describe = getattr(self._model, "describe", None)
-        return {"name": self.name, **(describe() if describe else {"kind": "function", "range": None})}
-
-    def components(self) -> dict[str, list[float]]:
-        """The parts of the last scores, by the name of each part; empty for a model that is not made of parts."""
-        components = getattr(self._model, "components", None)
-        return dict(components()) if components else {}
-
-    def probes(self) -> list[tuple[str, str]]:
-        """Pairs (better response, worse response) that the model itself declares; most declare none."""
-        probes = getattr(self._model, "probes", None)
-        return [(str(better), str(worse)) for better, worse in probes()] if probes else []
 
     def _validated(self, scores: Any, expected: int) -> list[float]:
         if hasattr(scores, "tolist"):  # an array or tensor
@@ -96,18 +137,32 @@ class CheckedModel:
         if len(scores) != expected:
             raise RewardError(f"reward model {self.name} returned {len(scores)} scores for {expected} responses")
         for index, value in enumerate(scores):
-            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            if not is_number(value):
                 raise RewardError(
                     f"reward model {self.name}: score {index} of {expected} is {_shown(value)}, not a finite number"
                 )
         return [float(value) for value in scores]
 
 
-def checked(model: RewardModel | Scorer, name: str | None = None) -> CheckedModel:
+def checked(
+    model: RewardModel | Scorer, name: str | None = None, probes: Sequence[Sequence[str]] | None = None
+) -> CheckedModel:
     """`model`, or a plain function of prompts and responses, with every score checked."""
     if not isinstance(model, CheckedModel):
-        return CheckedModel(model, name)
-    return model if name is None else CheckedModel(model._model, name)
+        return CheckedModel(model, name, probes)
+    if name is None and probes is None:
+        return model
+    return CheckedModel(model._model, name or model.name, model.probes() if probes is None else probes)
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number; truth values are none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _takes_references(score: Callable[..., Any]) -> bool:
@@ -122,3 +177,20 @@ def _takes_references(score: Callable[..., Any]) -> bool:
 
 def _shown(value: Any) -> str:
     return f"{value!r:.80}" if value is None or isinstance(value, Real | str) else f"of type {type(value).__name__}"
+
+
+def _pairs(name: str, probes: Any) -> list[tuple[str, str]]:
+    if not isinstance(probes, Sequence) or not all(
+        isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in probes
+    ):
+        raise RewardError(f"reward model {name}: probes must be pairs of texts, [better response, worse response]")
+    return [(better, worse) for better, worse in probes]
+
+
+def _source_digest(model: Any) -> str | None:
+    """Of the file that a function or an object's class is written in."""
+    try:
+        file = inspect.getsourcefile(model if inspect.isroutine(model) else type(model))
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    except (OSError, TypeError):
+        return None

@@ -1,27 +1,42 @@
-"""Several reward models as one: their weighted sum, or the most critical of them."""
+"""Several reward models as one: added up, the most critical of them, their mean less their disagreement, or a gate.
+
+    {combine: weighted_sum, of: [toxicity, {model: rules, repetition: {}}], weights: [1, 0.5]}
+    {combine: mean_minus_std, of: [proxy_1, proxy_2, proxy_3], uncertainty_coef: 1}
+    {combine: gate, of: [helpful, harmless], threshold: 0, otherwise: -3}
+
+Scores are combined as they are; members of different scale are made comparable by weights, or by `normalize` in each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from math import fsum
 from typing import Any
 
-from reward_models.base import CheckedModel, RewardError
+from reward_models.base import CheckedModel, RewardError, is_number
 
-Combination = Callable[[Sequence[float], Sequence[float]], float]
-"""The scores of one response by each member, and the members' weights -> one score."""
+Ensemble = Callable[[Sequence[float], float], float]
+"""The weighted scores of one response by each member, and `uncertainty_coef` -> one score."""
 
-COMBINATIONS: dict[str, Combination] = {
-    "weighted_sum": lambda scores, weights: fsum(w * s for w, s in zip(weights, scores, strict=True)),
-    "minimum": lambda scores, weights: min(w * s for w, s in zip(weights, scores, strict=True)),
+ENSEMBLES: dict[str, Ensemble] = {
+    "weighted_sum": lambda scores, coef: fsum(scores),
+    "minimum": lambda scores, coef: min(scores),
+    "mean_minus_std": lambda scores, coef: statistics.fmean(scores) - coef * statistics.pstdev(scores),
+    # Coste et al. 2023 (arXiv 2310.02743), section 3: the variance within the ensemble, in the place of its root.
+    "uncertainty_weighted": lambda scores, coef: statistics.fmean(scores) - coef * statistics.pvariance(scores),
+}
+COMBINATIONS = (*ENSEMBLES, "gate")
+_OPTIONS = {
+    "weights": tuple(ENSEMBLES),
+    "uncertainty_coef": ("mean_minus_std", "uncertainty_weighted"),
+    "threshold": ("gate",),
+    "otherwise": ("gate",),
 }
 
 
 class Combined:
-    """Members score by themselves; `components()` keeps what each said, so that each can be logged.
-
-    Scores are combined as they are: members of different scale need weights that even them out.
-    """
+    """Members score by themselves; `components()` keeps what each said, so that each can be logged."""
 
     def __init__(
         self,
@@ -29,49 +44,102 @@ class Combined:
         members: Sequence[CheckedModel],
         weights: Sequence[float] | None = None,
         name: str | None = None,
+        *,
+        uncertainty_coef: float | None = None,
+        threshold: float | None = None,
+        otherwise: float | None = None,
     ) -> None:
+        """Put members together.
+
+        Args:
+            combine: one of `COMBINATIONS`.
+            members: two of a gate: the first scores where the second is above `threshold`.
+            weights: what each member's scores are multiplied by; 1 unless given. A gate has none.
+            name: what errors and logs call it.
+            uncertainty_coef: of the standard deviation, or the variance, of the members; 1 unless given.
+            threshold: of a gate.
+            otherwise: what a gate gives elsewhere; the first member's lowest score unless given, where it has one.
+        """
         if combine not in COMBINATIONS:
             raise RewardError(f"combine: {combine!r} is not one of {', '.join(COMBINATIONS)}")
         if not members:
             raise RewardError(f"combine: {combine} needs at least one reward model under `of:`")
-        weights = [1.0] * len(members) if weights is None else weights
-        if len(weights) != len(members) or not all(_is_number(weight) for weight in weights):
+        if weights is not None and (len(weights) != len(members) or not all(map(is_number, weights))):
             raise RewardError(f"combine: {combine} of {len(members)} models needs as many numbers as weights")
+        given = {
+            "weights": weights,
+            "uncertainty_coef": uncertainty_coef,
+            "threshold": threshold,
+            "otherwise": otherwise,
+        }
+        for option, value in given.items():
+            if value is not None and combine not in _OPTIONS[option]:
+                raise RewardError(f"combine: `{option}` is for {', '.join(_OPTIONS[option])}, not for {combine}")
+            if value is not None and option != "weights" and not is_number(value):
+                raise RewardError(f"combine: `{option}` must be a number, not {value!r}")
+        if uncertainty_coef is not None and uncertainty_coef < 0:
+            raise RewardError("combine: an uncertainty_coef below 0 would reward disagreement")
+        if combine in _OPTIONS["uncertainty_coef"] and len(members) < 2:
+            raise RewardError(f"combine: {combine} needs two models or more: one does not disagree with itself")
         self._combine = combine
-        self._members = _by_distinct_name(members)
-        self._weights = [float(weight) for weight in weights]
+        self._named = _by_distinct_name(members)
+        self._weights = [float(weight) for weight in weights or [1.0] * len(members)]
+        self._coef = 1.0 if uncertainty_coef is None else float(uncertainty_coef)
+        if combine == "gate":
+            self._threshold, self._otherwise = _gate(members, threshold, otherwise)
         self._last: dict[str, list[float]] = {}
-        self.name = name or f"{combine}({', '.join(self._members)})"
+        self.name = name or f"{combine}({', '.join(self._named)})"
+        self.needs_references = any(member.needs_references for member in members)
+        self.members = [member for member, weight in zip(members, self._weights, strict=True) if weight > 0]
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
     ) -> list[float]:
         """One combined number per response."""
-        self._last = {name: member.score(prompts, responses, references) for name, member in self._members.items()}
-        combine = COMBINATIONS[self._combine]
-        return [combine(scores, self._weights) for scores in zip(*self._last.values(), strict=True)]
+        self._last = {name: member.score(prompts, responses, references) for name, member in self._named.items()}
+        rows = zip(*self._last.values(), strict=True)
+        if self._combine == "gate":
+            return [score if gate > self._threshold else self._otherwise for score, gate in rows]
+        combine = ENSEMBLES[self._combine]
+        weighted = ([weight * score for weight, score in zip(self._weights, row, strict=True)] for row in rows)
+        return [combine(scores, self._coef) for scores in weighted]
 
     def components(self) -> dict[str, list[float]]:
         """What each member said in the last call, before weighting; members made of parts add theirs."""
         parts = dict(self._last)
-        for name, member in self._members.items():
+        for name, member in self._named.items():
             parts |= {f"{name}.{part}": scores for part, scores in member.components().items()}
         return parts
 
     def describe(self) -> dict[str, Any]:
-        """Every member's description, with its weight."""
+        """How members are combined, and every member's description with its weight."""
+        settings = {"uncertainty_coef": self._coef} if self._combine in _OPTIONS["uncertainty_coef"] else {}
+        if self._combine == "gate":
+            settings = {"threshold": self._threshold, "otherwise": self._otherwise}
         return {
             "kind": "combined",
             "combine": self._combine,
+            **settings,
             "of": [
                 {"weight": weight, **member.describe()}
-                for weight, member in zip(self._weights, self._members.values(), strict=True)
+                for weight, member in zip(self._weights, self._named.values(), strict=True)
             ],
-            "range": None,
         }
 
 
-def _by_distinct_name(members: Sequence[CheckedModel]) -> Mapping[str, CheckedModel]:
+def _gate(members: Sequence[CheckedModel], threshold: float | None, otherwise: float | None) -> tuple[float, float]:
+    if len(members) != 2 or threshold is None:
+        raise RewardError("combine: gate needs two models, and a threshold that the second must be above")
+    if otherwise is None:
+        otherwise = (members[0].describe()["range"] or [None])[0]
+    if otherwise is None:
+        raise RewardError(
+            f"combine: gate needs `otherwise`, the score where it is closed: that of {members[0].name} has no lowest"
+        )
+    return float(threshold), float(otherwise)
+
+
+def _by_distinct_name(members: Sequence[CheckedModel]) -> dict[str, CheckedModel]:
     named: dict[str, CheckedModel] = {}
     for member in members:
         name, number = member.name, 2
@@ -79,7 +147,3 @@ def _by_distinct_name(members: Sequence[CheckedModel]) -> Mapping[str, CheckedMo
             name, number = f"{member.name} {number}", number + 1
         named[name] = member
     return named
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

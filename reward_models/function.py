@@ -1,10 +1,11 @@
-"""A reward model that is your own code: `module:attribute`."""
+"""A reward model that is your own code: `module:attribute`, or an installed package's entry point."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ def load_attribute(place: str, **options: Any) -> CheckedModel:
         if not hasattr(target, part):
             raise RewardError(f"{place}: {getattr(target, '__name__', target)} has no {part!r}")
         target = getattr(target, part)
+    return _ready(target, place, options)
+
+
+def load_entry_point(entry: EntryPoint, **options: Any) -> CheckedModel:
+    """What an installed package offers under a name."""
+    package = entry.dist.name if entry.dist else "an installed package"
+    try:
+        target = entry.load()
+    except Exception as error:
+        raise RewardError(
+            f"reward model {entry.name} of {package} does not import: {entry.value}: {type(error).__name__}: {error}"
+        ) from error
+    return _ready(target, entry.name, options)
+
+
+def _ready(target: Any, place: str, options: dict[str, Any]) -> CheckedModel:
     if inspect.isclass(target):
         try:
             target = target(**options)

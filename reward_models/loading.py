@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 from reward_models.base import CheckedModel, RewardError, checked
 
 Spec = str | Path | Mapping[str, Any]
-"""A directory, `path:./dir`, `hub:org/name@revision`, `module:attribute`, `http://host:port`, the name of a built-in,
-`{model: any of these, …its options}`, or `{combine: minimum, of: [spec, …], weights: […]}`."""
+"""A directory, `path:./dir`, `hub:org/name@revision`, `module:attribute`, `http://host:port`, the name of a built-in or
+installed one, `{model: any of these, …its options}`, or `{combine: minimum, of: [spec, …], weights: […]}`."""
 
-_BUILTIN = {"rules": ("reward_models.rules", "Rules")}
+_BUILTIN = {
+    "rules": ("reward_models.rules", "Rules"),
+    "overlap": ("reward_models.overlap", "Overlap"),
+    "llm": ("reward_models.llm", "LLM"),
+}
+ENTRY_POINTS = "align.reward_models"
+"""The group under which an installed package offers reward models by name."""
 
 
 def builtin_names() -> frozenset[str]:
-    """The names that stand for a reward model of this package rather than for a directory."""
-    return frozenset(_BUILTIN)
+    """The names that stand for a reward model of this package, or of an installed one, rather than for a directory."""
+    return frozenset(_BUILTIN) | {entry.name for entry in metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def load(spec: Spec, **options: Any) -> CheckedModel:
@@ -27,7 +33,8 @@ def load(spec: Spec, **options: Any) -> CheckedModel:
 
     Args:
         spec: see `Spec`.
-        options: what the kind of model takes, before those that stand in `spec` itself; every kind takes `name`.
+        options: what the kind of model takes, before those that stand in `spec` itself. Every kind takes `name`,
+            `probes` (pairs: better response, worse response) and `normalize` (see `normalized`).
             A classifier: `label`, `names`, `transform`, `sign`, `input`, `max_length`, `append_eos`, `batch_tokens`,
             `device`. An address: `allow_remote`, `timeout`, `retries`, `batch_size`. `rules`: each rule's settings.
 
@@ -36,29 +43,7 @@ def load(spec: Spec, **options: Any) -> CheckedModel:
     """
     if isinstance(spec, Mapping):
         return _load_mapping({**options, **spec})
-    name = options.pop("name", None)
-    place = str(spec)
-    if place in _BUILTIN:
-        module, attribute = _BUILTIN[place]
-        return checked(_made(place, getattr(import_module(module), attribute), options), name)
-    if place.startswith(("http://", "https://")):
-        from reward_models.remote import Remote
-
-        return checked(_made(place, Remote, {"address": place, **options}), name)
-    if place.startswith("hub:"):
-        repository, _, revision = place.removeprefix("hub:").partition("@")
-        return _classifier(repository, {"revision": revision or None, **options}, name or place)
-    directory = Path(place.removeprefix("path:")).expanduser()
-    if directory.is_dir():
-        return _classifier(str(directory), options, name or directory.name)
-    if ":" in place and not place.startswith("path:"):
-        from reward_models.function import load_attribute
-
-        return checked(load_attribute(place, **options), name)
-    raise RewardError(
-        f"no reward model at {place!r}: it is no directory here, no module:attribute and none of the built-in ones "
-        f"({', '.join(sorted(_BUILTIN))}). A model of the Hugging Face Hub is written hub:{place.removeprefix('path:')}"
-    )
+    return _finished(options, lambda rest, name: _load_named(str(spec), rest, name))
 
 
 def located(spec: Spec, directories: Mapping[str, Path]) -> Spec:
@@ -75,11 +60,6 @@ def located(spec: Spec, directories: Mapping[str, Path]) -> Spec:
     return spec
 
 
-def _shown(name: str) -> str:
-    """A name for logs and reports, without the directories that only this machine has."""
-    return Path(name).name if name.startswith("path:") else name
-
-
 def _load_mapping(spec: dict[str, Any]) -> CheckedModel:
     if ("model" in spec) == ("combine" in spec):
         raise RewardError(f"a reward model is given by `model:` or by `combine:`, but this has {sorted(spec)}")
@@ -93,13 +73,59 @@ def _load_mapping(spec: dict[str, Any]) -> CheckedModel:
     if not isinstance(spec.get("of"), list):
         raise RewardError(f"combine: {spec['combine']} needs a list of reward models under `of:`")
     members = [load(member) for member in spec.pop("of")]
-    return checked(_made("combine", Combined, {"members": members, **spec}))
+    return _finished(spec, lambda rest, name: _made("combine", Combined, {"members": members, "name": name, **rest}))
 
 
-def _classifier(source: str, options: dict[str, Any], name: str) -> CheckedModel:
+def _finished(options: dict[str, Any], make: Callable[[dict[str, Any], str | None], Any]) -> CheckedModel:
+    """What `make` gives for the options of its own kind and a name, with what every kind takes put around it."""
+    rest = dict(options)
+    name, probes, normalize = (rest.pop(option, None) for option in ("name", "probes", "normalize"))
+    model = checked(make(rest, name), name, probes)
+    if normalize is None:
+        return model
+    from reward_models.normalized import Normalized
+
+    return checked(Normalized(model, normalize))
+
+
+def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
+    if place in _BUILTIN:
+        module, attribute = _BUILTIN[place]
+        return _made(place, getattr(import_module(module), attribute), options)
+    if place.startswith(("http://", "https://")):
+        from reward_models.remote import Remote
+
+        return _made(place, Remote, {"address": place, **options})
+    if place.startswith("hub:"):
+        repository, _, revision = place.removeprefix("hub:").partition("@")
+        return _trained(repository, {"revision": revision or None, **options}, name or place)
+    for entry in metadata.entry_points(group=ENTRY_POINTS, name=place):
+        from reward_models.function import load_entry_point
+
+        return load_entry_point(entry, **options)
+    directory = Path(place.removeprefix("path:")).expanduser()
+    if directory.is_dir():
+        return _trained(str(directory), options, name or directory.name)
+    if ":" in place and not place.startswith("path:"):
+        from reward_models.function import load_attribute
+
+        return load_attribute(place, **options)
+    raise RewardError(
+        f"no reward model at {place!r}: it is no directory here, no module:attribute and none of "
+        f"{', '.join(sorted(builtin_names()))}. A model of the Hugging Face Hub is written "
+        f"hub:{place.removeprefix('path:')}"
+    )
+
+
+def _shown(name: str) -> str:
+    """A name for logs and reports, without the directories that only this machine has."""
+    return Path(name).name if name.startswith("path:") else name
+
+
+def _trained(source: str, options: dict[str, Any], name: str) -> Any:
     from reward_models.classifier import Classifier
 
-    return checked(_made(name, Classifier.load, {"source": source, "name": name, **options}))
+    return _made(name, Classifier.load, {"source": source, "name": name, **options})
 
 
 def _made(what: str, make: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -107,4 +133,7 @@ def _made(what: str, make: Callable[..., Any], options: Mapping[str, Any]) -> An
         inspect.signature(make).bind(**options)
     except TypeError as error:
         raise RewardError(f"reward model {what}: {error}") from error
-    return make(**options)
+    try:
+        return make(**options)
+    except TypeError as error:  # an option that is passed on, or of a wrong type
+        raise RewardError(f"reward model {what}: {error}") from error

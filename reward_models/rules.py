@@ -1,26 +1,36 @@
 """Rewards that need no model: a few small rules, added up.
 
-{model: rules, length: {target: 120}, banned: {pattern: "as an AI", weight: 2}, repetition: {}}
+{model: rules, length: {target: 40, unit: words}, banned: {phrases: [as an AI], weight: 2}, language: {code: en}}
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from reward_models.base import RewardError
-
-
-def length(response: str, *, target: float, width: float | None = None) -> float:
-    """1 at `target` characters, falling evenly to 0 at `width` characters (default: `target`) away from it."""
-    return max(0.0, 1.0 - abs(len(response) - target) / (width or target))
+from reward_models import language as languages
+from reward_models.base import RewardError, is_number
 
 
-def banned(response: str, *, pattern: str) -> float:
-    """1 where the regular expression is not found (ignoring case), else 0."""
-    return float(re.search(pattern, response, re.IGNORECASE) is None)
+def length(
+    response: str, *, target: float, width: float | None = None, unit: Literal["characters", "words"] = "characters"
+) -> float:
+    """1 at `target` characters or words, falling evenly to 0 at `width` of them (default: `target`) away from it."""
+    if unit not in ("characters", "words"):
+        raise ValueError(f"unit is characters or words, not {unit!r}")
+    count = len(response) if unit == "characters" else len(response.split())
+    return max(0.0, 1.0 - abs(count - target) / (width or target))
+
+
+def banned(response: str, *, pattern: str | None = None, phrases: Sequence[str] = ()) -> float:
+    """1 where neither the regular expression nor, as whole words, any phrase is found (ignoring case), else 0."""
+    if isinstance(phrases, str) or not (pattern or phrases):
+        raise ValueError("name a pattern, or a list of phrases")
+    looked_for = [*([pattern] if pattern else []), *(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in phrases)]
+    return float(not any(re.search(one, response, re.IGNORECASE) for one in looked_for))
 
 
 def required(response: str, *, pattern: str) -> float:
@@ -35,7 +45,45 @@ def repetition(response: str, *, words: int = 2) -> float:
     return len(set(runs)) / len(runs) if runs else 1.0
 
 
-RULES: dict[str, Callable[..., float]] = {rule.__name__: rule for rule in (length, banned, required, repetition)}
+def language(response: str, *, code: str) -> float:
+    """How much of the response seems to be in a language, `en` or `zh`; 0.5 where too little is said to tell."""
+    if code not in languages.LANGUAGES:
+        raise ValueError(f"{code!r} is not one of {', '.join(languages.LANGUAGES)}")
+    return languages.share(response, code)
+
+
+def format(response: str, *, form: str) -> float:
+    """How far the response has a form, one of `FORMS`."""
+    if form not in FORMS:
+        raise ValueError(f"{form!r} is not one of {', '.join(FORMS)}")
+    return FORMS[form](response.strip())
+
+
+def _is_json(response: str) -> float:
+    try:
+        return float(isinstance(json.loads(response), dict | list))
+    except (ValueError, RecursionError):
+        return 0.0
+
+
+def _bullets(response: str) -> float:
+    lines = [line for line in response.splitlines() if line.strip()]
+    return sum(bool(re.match(r"\s*([-*•]|\d+[.)])\s+\S", line)) for line in lines) / len(lines) if lines else 0.0
+
+
+FORMS: dict[str, Callable[[str], float]] = {
+    "json": _is_json,
+    "bullets": _bullets,
+    "sentences": lambda response: float(re.fullmatch(r"(?s)[^\W\d_a-z].*[.!?…。！？][\"'”’)]*", response) is not None),
+    "line": lambda response: float(len(response.splitlines()) == 1),
+    "plain": lambda response: float(re.search(r"(?m)^\s*(#|```|[-*] )|\*\*|https?://|<[a-z/]", response) is None),
+}
+"""Of a response without white space around it. `json`: an object or a list. `bullets`: the share of lines that are.
+`sentences`: begins with a capital, ends with a mark. `line`: a single one. `plain`: no headings, lists, code, links."""
+
+RULES: dict[str, Callable[..., float]] = {
+    rule.__name__: rule for rule in (length, banned, required, repetition, language, format)
+}
 
 
 class Rules:
@@ -88,7 +136,7 @@ def _validated(rule: str, given: Mapping[str, Any]) -> tuple[float, dict[str, An
         raise RewardError(f"rules: {rule} wants a mapping of its settings, such as {{weight: 1}}, not {given!r}")
     settings = dict(given)
     weight = settings.pop("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
+    if not is_number(weight):
         raise RewardError(f"rules: the weight of {rule} must be a number, not {weight!r}")
     try:
         inspect.signature(RULES[rule]).bind("", **settings)

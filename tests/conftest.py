@@ -9,7 +9,10 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -120,3 +123,55 @@ def tiny_model() -> Callable[[str], Any]:
 def architecture(request: pytest.FixtureRequest) -> str:
     """Each of the six architectures in turn."""
     return str(request.param)
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A request handler that a test tells how to answer."""
+
+    def answer(self, content: Any, status: int = 200, **headers: str) -> None:
+        """Send bytes, or anything else as JSON."""
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+Behaviour = Callable[[Answering, dict[str, Any], int], None]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Behaviour], tuple[str, list[dict[str, Any]]]]]:
+    """`serve(behave)` -> the address of a server on loopback, and the requests that it gets.
+
+    `behave(handler, asked, number)` answers the JSON that was posted, the so-manieth one, by `handler.answer(...)`.
+    """
+    from reward_models import endpoint
+
+    monkeypatch.setattr(endpoint, "_FIRST_PAUSE", 0.01)
+    servers = []
+
+    def start(behave: Behaviour) -> tuple[str, list[dict[str, Any]]]:
+        requests: list[dict[str, Any]] = []
+
+        class Handler(Answering):
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                requests.append({"path": self.path, "headers": self.headers, **asked})
+                behave(self, asked, len(requests))
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}", requests
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +40,9 @@ def test_a_function_becomes_a_reward_model_of_its_name():
     assert isinstance(model, RewardModel)
     assert model.name == "by_length"
     assert model.score(["p", "p"], ["ab", "abcd"]) == [2.0, 4.0]
-    assert model.describe() == {"name": "by_length", "kind": "function", "range": None}
+    described = model.describe()
+    assert described.pop("digest") == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    assert described == {"name": "by_length", "kind": "function", "label": None, "transform": None, "range": None}
     assert model.components() == {}
 
 
@@ -93,3 +97,40 @@ def test_prompts_and_references_must_match_the_responses():
 def test_what_is_no_model_is_refused():
     with pytest.raises(RewardError, match="is no reward model"):
         checked(3)
+
+
+class Counting:
+    """Takes two at a time, and keeps what it said as a part."""
+
+    batch_size = 2
+    calls = 0
+
+    def score(self, prompts, responses, references=None):
+        self.calls += 1
+        self.last = [float(len(prompt) + len(response)) for prompt, response in zip(prompts, responses, strict=True)]
+        return self.last
+
+    def components(self):
+        return {"sum": self.last}
+
+
+def test_a_model_gets_no_more_than_it_asks_for_and_its_parts_are_put_together():
+    inner = Counting()
+    model = checked(inner)
+    assert model.score(["", "p", "pp"], ["r", "r", "r"]) == [1.0, 2.0, 3.0]
+    assert inner.calls == 2
+    assert model.components() == {"sum": [1.0, 2.0, 3.0]}
+    assert model.score([], []) == []
+    assert model.components() == {}
+
+
+def test_numbers_beyond_all_floats_are_refused():
+    with pytest.raises(RewardError, match="not a finite number"):
+        checked(lambda prompts, responses: [10**400]).score(["p"], ["r"])
+
+
+def test_the_digest_follows_the_settings():
+    def digest(target):
+        return reward_models.load("rules", length={"target": target}).describe()["digest"]
+
+    assert digest(3) == digest(3) != digest(4)

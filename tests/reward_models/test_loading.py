@@ -69,40 +69,13 @@ def test_code_that_does_not_fit_is_refused(own_module, attribute, options, messa
         ({"combine": "minimum"}, "needs a list of reward models under `of:`"),
         ({"combine": "minimum", "of": [{"model": "rules", "repetition": {}}], "weight": [1]}, "unexpected keyword"),
         ({"combine": "minimum", "of": [{"model": "rules", "repetition": {}}], "weights": [1, 2]}, "as many numbers"),
-        ("rules", "name at least one of length, banned, required, repetition"),
+        ("rules", "name at least one of length, banned, required, repetition, language, format"),
+        ("no_such_name", "none of llm, overlap, rules"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(spec, message):
     with pytest.raises(RewardError, match=message):
         reward_models.load(spec)
-
-
-def test_combined_models_show_their_parts(own_module):
-    spec = {
-        "combine": "weighted_sum",
-        "of": [f"{own_module}:by_length", f"{own_module}:ready", {"model": f"{own_module}:Fixed", "value": -1.0}],
-        "weights": [0.5, 1, 2],
-    }
-    model = reward_models.load(spec)
-    assert model.name == f"weighted_sum({own_module}:by_length, fixed, fixed 2)"
-    assert model.score(["p", "p"], ["ab", "abcd"]) == [2.0, 3.0]
-    assert model.components() == {
-        f"{own_module}:by_length": [2.0, 4.0],
-        "fixed": [3.0, 3.0],
-        "fixed 2": [-1.0, -1.0],
-    }
-    assert reward_models.load({"combine": "minimum", "of": spec["of"]}).score(["p"], ["r"]) == [-1.0]
-    assert [part["weight"] for part in model.describe()["of"]] == [0.5, 1.0, 2.0]
-
-
-def test_combined_models_nest_and_an_error_names_the_member(own_module):
-    inner = {"combine": "minimum", "of": [{"model": "rules", "repetition": {}}, f"{own_module}:ready"], "name": "inner"}
-    model = reward_models.load({"combine": "weighted_sum", "of": [inner, f"{own_module}:ready"], "name": "outer"})
-    assert model.score(["p"], ["a b a b"]) == [pytest.approx(2 / 3 + 3)]
-    assert model.components()["inner.rules.repetition"] == [pytest.approx(2 / 3)]
-    broken = {"combine": "minimum", "of": [{"model": f"{own_module}:Fixed", "value": None, "name": "third"}]}
-    with pytest.raises(RewardError, match="reward model third: score 0 of 1 is None"):
-        reward_models.load(broken).score(["p"], ["r"])
 
 
 def test_names_are_replaced_by_directories():
@@ -121,3 +94,33 @@ def test_a_located_classifier_bears_the_name_of_the_spec(make_classifier):
     directory = make_classifier("roberta", ["toxic", "nontoxic"])
     spec = {"model": "toxicity", "label": "nontoxic"}
     assert reward_models.load(reward_models.located(spec, {"toxicity": directory})).name == "toxicity"
+
+
+@pytest.fixture
+def plugin(own_module, tmp_path):
+    """An installed package that offers two reward models, one of which does not import."""
+    information = tmp_path / "polite_rewards-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: polite-rewards\nVersion: 1.0\n")
+    entries = f"[align.reward_models]\npolite = {own_module}:Fixed\nbroken = no_such_module_here:Reward\n"
+    (information / "entry_points.txt").write_text(entries)
+
+
+def test_an_installed_package_offers_reward_models_by_name(plugin):
+    assert {"polite", "broken", "rules"} <= reward_models.builtin_names()
+    assert reward_models.load({"model": "polite", "value": 2.0}).score(["p"], ["r"]) == [2.0]
+    assert reward_models.load("polite").name == "fixed"
+
+
+def test_a_plugin_that_does_not_import_says_whose_it_is(plugin):
+    with pytest.raises(
+        RewardError, match="broken of polite-rewards does not import: no_such_module_here:Reward: Modul"
+    ):
+        reward_models.load("broken")
+
+
+def test_probes_may_be_given_to_any_model(own_module):
+    pairs = [["long enough", "no"]]
+    assert reward_models.load(f"{own_module}:by_length", probes=pairs).probes() == [("long enough", "no")]
+    with pytest.raises(RewardError, match="probes must be pairs of texts"):
+        reward_models.load(f"{own_module}:by_length", probes=["long enough"])

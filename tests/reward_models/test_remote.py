@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 import reward_models
-from reward_models import RewardError, remote
-
-Behaviour = Callable[[BaseHTTPRequestHandler, dict[str, Any], int], None]
-
-
-def answer(handler: BaseHTTPRequestHandler, content: Any, status: int = 200, **headers: str) -> None:
-    body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    handler.send_response(status)
-    for name, value in headers.items():
-        handler.send_header(name, value)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
+from reward_models import RewardError
 
 
 def scored(asked: dict[str, Any]) -> dict[str, Any]:
@@ -32,73 +16,51 @@ def scored(asked: dict[str, Any]) -> dict[str, Any]:
     return {"request": asked["request"], "scores": scores}
 
 
-@pytest.fixture
-def serve(monkeypatch):
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
-    servers = []
-
-    def start(behave: Behaviour) -> tuple[str, list[dict[str, Any]]]:
-        requests: list[dict[str, Any]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                requests.append({"path": self.path, **asked})
-                behave(self, asked, len(requests))
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.handle_error = lambda *_: None
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}", requests
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
 def test_scores_in_order_over_several_requests(serve):
-    address, requests = serve(lambda handler, asked, _: answer(handler, scored(asked)))
+    address, requests = serve(lambda handler, asked, _: handler.answer(scored(asked)))
     model = reward_models.load(f"{address}/models/toxicity/", batch_size=2)
     assert model.score(["p", "q", "s"], ["a", "bb", "cc c"], ["x", "y", "z"]) == [1.0, 2.0, 4.0]
     assert [request["path"] for request in requests] == ["/models/toxicity/score"] * 2
-    assert requests[1]["items"] == [{"id": 2, "prompt": "s", "response": "cc c", "reference": "z"}]
+    assert requests[1]["items"] == [{"id": 0, "prompt": "s", "response": "cc c", "reference": "z"}]
     assert model.describe()["kind"] == "remote"
 
 
 def test_a_busy_server_is_asked_again_with_the_same_id(serve):
     def busy(handler, asked, number):
-        answer(handler, scored(asked) if number == 3 else b"busy", 200 if number == 3 else 503)
+        handler.answer(scored(asked) if number == 3 else b"busy", 200 if number == 3 else 503)
 
     address, requests = serve(busy)
     assert reward_models.load(address).score(["p"], ["abc"]) == [3.0]
     assert len({request["request"] for request in requests}) == 1
+    assert len({request["headers"]["Idempotency-Key"] for request in requests}) == 1
     assert len(requests) == 3
 
 
 @pytest.mark.parametrize(
     ("behave", "message", "asked_times"),
     [
-        (lambda h, a, n: answer(h, b"broken", 500), "asked 3 times, without an answer: status 500", 3),
+        (lambda h, a, n: h.answer(b"broken", 500), "asked 3 times, without an answer: status 500", 3),
         (lambda h, a, n: h.connection.close(), "asked 3 times, without an answer", 3),
-        (lambda h, a, n: answer(h, b"no", 403), "answered 403 Forbidden", 1),
-        (lambda h, a, n: answer(h, b"", 302, Location="http://example.org/"), "redirects to 'http://example", 1),
-        (lambda h, a, n: answer(h, b"<html>Welcome"), "did not answer JSON, but b'<html>Welcome'", 1),
-        (lambda h, a, n: answer(h, [1.0, 2.0]), "must answer", 1),
-        (lambda h, a, n: answer(h, scored(a) | {"request": "other"}), "answered another request", 1),
-        (lambda h, a, n: answer(h, scored(a) | {"scores": [1.0, 2.0]}), "each of its scores must be", 1),
-        (lambda h, a, n: answer(h, scored(a) | {"scores": scored(a)["scores"][::-1]}), "answered items 1, 0", 1),
-        (lambda h, a, n: answer(h, scored(a) | {"scores": scored(a)["scores"][:1]}), "answered items 0, but", 1),
+        (lambda h, a, n: h.answer(b"no", 403), "answered 403 Forbidden", 1),
+        (lambda h, a, n: h.answer(b"", 302, Location="http://example.org/"), "redirects to 'http://example", 1),
+        (lambda h, a, n: h.answer(b"<html>Welcome"), "did not answer JSON, but '<html>Welcome'", 1),
+        (lambda h, a, n: h.answer([1.0, 2.0]), "must answer", 1),
+        (lambda h, a, n: h.answer(scored(a) | {"request": "other"}), "answered another request", 1),
+        (lambda h, a, n: h.answer(scored(a) | {"scores": [1.0, 2.0]}), "each of its scores must be", 1),
+        (lambda h, a, n: h.answer(scored(a) | {"scores": scored(a)["scores"][::-1]}), "answered items 1, 0", 1),
+        (lambda h, a, n: h.answer(scored(a) | {"scores": scored(a)["scores"][:1]}), "answered items 0, but", 1),
         (
-            lambda h, a, n: answer(h, scored(a) | {"scores": [{"id": i, "score": None} for i in (0, 1)]}),
+            lambda h, a, n: h.answer(scored(a) | {"scores": [{"id": i, "score": None} for i in (0, 1)]}),
             "score 0 of 2 is None",
             1,
         ),
-        (lambda h, a, n: answer(h, b" " * (8 * 2**20 + 2)), "larger than", 1),
+        (lambda h, a, n: h.answer(b" " * (8 * 2**20 + 2)), "larger than", 1),
+        (lambda h, a, n: h.answer(b"[" * 100_000), "did not answer JSON", 1),
+        (
+            lambda h, a, n: h.answer(scored(a) | {"scores": [{"id": i, "score": 10**400} for i in (0, 1)]}),
+            "not a finite number",
+            1,
+        ),
     ],
 )
 def test_a_server_that_misbehaves_is_refused_by_its_address(serve, behave, message, asked_times):
@@ -137,6 +99,8 @@ def test_nobody_listening():
         ("http://user:secret@127.0.0.1", "must not hold a name or password"),
         ("http://127.0.0.1:port", "Port could not be cast"),
         ("http:///score", "looks like http://127.0.0.1:8000"),
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://127.0.0.1:8000/?to=elsewhere", "looks like http://127.0.0.1:8000"),
     ],
 )
 def test_addresses_that_are_refused_before_anything_is_sent(address, message):
@@ -147,3 +111,16 @@ def test_addresses_that_are_refused_before_anything_is_sent(address, message):
 
 def test_allow_remote_accepts_another_machine():
     assert reward_models.load("http://192.0.2.1:80", allow_remote=True).name == "http://192.0.2.1:80"
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"retries": -1}, {"batch_size": 0}, {"time_out": 3}])
+def test_options_that_make_no_sense(options):
+    with pytest.raises(RewardError):
+        reward_models.load("http://127.0.0.1:9", **options)
+
+
+def test_proxies_of_the_environment_are_not_asked(serve, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    address, requests = serve(lambda handler, asked, _: handler.answer(scored(asked)))
+    assert reward_models.load(address).score(["p"], ["abc"]) == [3.0]
+    assert len(requests) == 1

@@ -30,8 +30,39 @@ def test_each_rule_is_between_nought_and_one():
         ({"length": 3}, "length wants a mapping"),
         ({"banned": {"pattern": "("}}, "banned with"),
         ({"repetition": {"weight": "much"}}, "the weight of repetition must be a number"),
+        ({"repetition": {"weight": float("nan")}}, "the weight of repetition must be a number"),
+        ({"length": {"target": 3, "unit": "lines"}}, "unit is characters or words, not 'lines'"),
+        ({"length": {"target": 0}}, "division by zero"),
+        ({"banned": {}}, "name a pattern, or a list of phrases"),
+        ({"banned": {"phrases": "silly"}}, "name a pattern, or a list of phrases"),
+        ({"language": {"code": "xx"}}, "'xx' is not one of en, de"),
+        ({"format": {"form": "xml"}}, "'xml' is not one of json, bullets"),
     ],
 )
 def test_a_rule_that_cannot_work_is_refused_when_it_is_loaded(rules, message):
     with pytest.raises(RewardError, match=message):
         reward_models.load({"model": "rules", **rules})
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "expected"),
+    [
+        ("length", {"target": 2, "unit": "words"}, {"one two": 1.0, "one": 0.5, "one two three four": 0.0}),
+        ("length", {"target": 10, "width": 5}, {"x" * 10: 1.0, "x" * 8: 0.6, "x" * 20: 0.0}),
+        (
+            "banned",
+            {"phrases": ["as an AI", "a.b"]},
+            {"As an ai I am": 0.0, "has an aim": 1.0, "axb": 1.0, "(a.b)": 0.0},
+        ),
+        ("banned", {"pattern": "x+", "phrases": ["y"]}, {"x": 0.0, "y": 0.0, "yy": 1.0}),
+        ("language", {"code": "de"}, {"Das ist nicht gut": 1.0, "This is not the end": 0.0}),
+        ("format", {"form": "json"}, {' {"a": [1]} ': 1.0, "[]": 1.0, "3": 0.0, "{a}": 0.0, "[" * 100_000: 0.0}),
+        ("format", {"form": "bullets"}, {"- a\n- b": 1.0, "1. a\n\nb": 0.5, "a-b": 0.0, "": 0.0}),
+        ("format", {"form": "sentences"}, {"He came. He saw.": 1.0, "he came.": 0.0, "He came": 0.0, "«Ja»": 0.0}),
+        ("format", {"form": "line"}, {"one": 1.0, "one\ntwo": 0.0, "\none\n": 1.0}),
+        ("format", {"form": "plain"}, {"Plain - text.": 1.0, "# Head": 0.0, "**bold**": 0.0, "see https://a.b": 0.0}),
+    ],
+)
+def test_each_rule_by_itself(rule, settings, expected):
+    model = reward_models.load({"model": "rules", rule: settings})
+    assert model.score([""] * len(expected), [*expected]) == pytest.approx([*expected.values()])

@@ -1,0 +1,174 @@
+"""One way out of this machine, and a narrow one: POST of JSON to an address that the recipe names.
+
+Every wait has an end, redirects are never followed, proxies of the environment are not used, answers have a largest
+size, and only this machine's own addresses are spoken to unless `allow_remote` says otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from reward_models.base import RewardError
+
+LARGEST_ANSWER = 8 * 2**20
+_FIRST_PAUSE = 0.2
+"""Seconds before the first repetition; each further one waits twice as long."""
+
+
+class _TryAgainError(Exception):
+    """Something that may pass: a busy server, a broken connection."""
+
+
+class Endpoint:
+    """An address that is asked again where a failure may pass, and whose refusals are errors."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        allow_remote: bool = False,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 60.0,
+        timeout: float = 120.0,
+        retries: int = 3,
+        secret: str | None = None,
+    ) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            address: `http://host:port`, with a path if there is one.
+            allow_remote: texts may leave this machine.
+            connect_timeout: seconds until the server must have accepted a connection.
+            read_timeout: seconds that it may stay silent.
+            timeout: seconds that one request may take altogether.
+            retries: repetitions of a request that failed for a reason that may pass.
+            secret: a key, sent as a bearer token; never part of a message, and never sent in the clear.
+        """
+        try:
+            parts = urlsplit(address)
+            port = parts.port
+        except ValueError as error:
+            raise RewardError(f"{address}: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise RewardError(f"{address}: a reward model's address looks like http://127.0.0.1:8000")
+        if parts.username or parts.password:
+            raise RewardError(f"the address of reward model {parts.hostname} must not hold a name or password")
+        if retries < 0 or min(connect_timeout, read_timeout, timeout) <= 0:
+            raise RewardError(f"{address}: timeouts must be above 0, retries not below")
+        self.address = address
+        self._secure = parts.scheme == "https"
+        self._host = parts.hostname
+        self._port = port or (443 if self._secure else 80)
+        self._path = parts.path.rstrip("/")
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self._timeout = timeout
+        self._retries = retries
+        self._secret = secret
+        if not allow_remote:
+            self._require_loopback()
+        elif secret and not self._secure and not _is_loopback(self._host):
+            raise RewardError(
+                f"reward model {address}: a key is not sent over http, where anyone may read it; use https"
+            )
+
+    def post(self, path: str, body: bytes) -> bytes:
+        """The content of the answer. A repeated request bears the same `Idempotency-Key`.
+
+        Raises:
+            RewardError: the server cannot be reached, or refuses.
+        """
+        headers = {
+            "Content-Type": "application/json",
+            "Connection": "close",
+            "Idempotency-Key": hashlib.sha256(body).hexdigest(),
+        }
+        if self._secret:
+            headers["Authorization"] = f"Bearer {self._secret}"
+        for attempt in range(self._retries + 1):
+            try:
+                return self._post(self._path + path, body, headers)
+            except _TryAgainError as error:
+                problem = error
+                if attempt < self._retries:
+                    time.sleep(_FIRST_PAUSE * 2**attempt)
+        tries = "once" if self._retries == 0 else f"{self._retries + 1} times"
+        raise RewardError(f"reward model {self.address}: asked {tries}, without an answer: {problem}")
+
+    def shown(self, content: bytes, most: int = 80) -> str:
+        """The beginning of an answer, for messages: a server may repeat the key that it was given."""
+        text = content.decode(errors="replace")
+        return repr((text.replace(self._secret, "…") if self._secret else text)[:most])
+
+    def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+        make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        connection = make(self._host, self._port, timeout=min(self._connect_timeout, self._timeout))
+        # Each read has a timeout of its own; a server that trickles bytes is cut off by the timer.
+        overdue = threading.Event()
+        timer = threading.Timer(self._timeout, _cut, (connection, overdue))
+        timer.daemon = True
+        timer.start()
+        try:
+            connection.connect()
+            connection.sock.settimeout(self._read_timeout)
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            content = answer.read(LARGEST_ANSWER + 1)
+        except (OSError, http.client.HTTPException) as error:
+            why = f"no answer within {self._timeout:g} s" if overdue.is_set() else f"{type(error).__name__}: {error}"
+            raise _TryAgainError(why) from error
+        finally:
+            timer.cancel()
+            connection.close()
+        if overdue.is_set():
+            raise _TryAgainError(f"no answer within {self._timeout:g} s")
+        if answer.status == 429 or answer.status >= 500:
+            raise _TryAgainError(f"status {answer.status} {answer.reason}")
+        if 300 <= answer.status < 400:
+            raise RewardError(
+                f"reward model {self.address} redirects to {answer.getheader('Location')!r}, and redirects are not "
+                "followed: give the address that it really has"
+            )
+        if answer.status != 200:
+            raise RewardError(
+                f"reward model {self.address} answered {answer.status} {answer.reason}: {self.shown(content, 200)}"
+            )
+        if len(content) > LARGEST_ANSWER:
+            raise RewardError(f"reward model {self.address}: its answer is larger than {LARGEST_ANSWER} bytes")
+        return content
+
+    def _require_loopback(self) -> None:
+        try:
+            found = {str(entry[4][0]) for entry in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)}
+        except OSError as error:
+            raise RewardError(f"reward model {self.address}: its host is not known: {error}") from error
+        elsewhere = sorted(address for address in found if not _is_loopback(address))
+        if elsewhere:
+            raise RewardError(
+                f"reward model {self.address} is not on this machine but at {elsewhere[0]}: every prompt and response "
+                "would leave it. Say allow_remote: true if that is meant"
+            )
+        if not self._secure:  # what was checked is what is connected to; a certificate needs the name
+            self._host = min(found)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _cut(connection: http.client.HTTPConnection, overdue: threading.Event) -> None:
+    overdue.set()
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)

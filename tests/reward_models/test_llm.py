@@ -1,0 +1,116 @@
+"""A language model as the reward, behind a loopback server that speaks chat completions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import reward_models
+from reward_models import RewardError
+
+KEY = "sk-not-a-real-key-123"
+RUBRIC = "How polite is the response?"
+
+
+def said(content):
+    return {"choices": [{"message": {"role": "assistant", "content": content}}]}
+
+
+def judged(handler, asked, number):
+    """One to ten, by the length of the response."""
+    item = json.loads(asked["messages"][1]["content"])
+    handler.answer(said(f" {min(10, len(item['response']))}\n"))
+
+
+def test_one_number_for_each_response_in_their_order(serve, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    address, requests = serve(judged)
+    model = reward_models.load("llm", address=f"{address}/v1", llm="judge-1", rubric=RUBRIC, key="JUDGE_KEY")
+    texts = ["a" * count for count in (3, 7, 1, 12, 5)]
+    assert model.score(["p"] * 5, texts) == [3.0, 7.0, 1.0, 10.0, 5.0]
+    assert {request["path"] for request in requests} == {"/v1/chat/completions"}
+    assert {request["headers"]["Authorization"] for request in requests} == {f"Bearer {KEY}"}
+    assert {request["model"] for request in requests} == {"judge-1"}
+    assert {request["temperature"] for request in requests} == {0}
+    assert all(request["messages"][0]["content"].startswith(RUBRIC) for request in requests)
+    assert "reference" not in json.loads(requests[0]["messages"][1]["content"])
+    assert model.score(["p"], ["aaa"]) == [3.0]
+    assert len(requests) == 5  # what was judged once is not asked again
+    assert KEY not in json.dumps(model.describe())
+    assert model.describe()["range"] == [1.0, 10.0]
+
+
+def test_the_reference_is_shown_where_the_recipe_says_so(serve):
+    address, requests = serve(judged)
+    model = reward_models.load(
+        {"model": "llm", "address": address, "llm": "m", "rubric": RUBRIC, "with_reference": True,
+         "settings": {"temperature": None, "seed": 1}}
+    )  # fmt: skip
+    assert model.needs_references
+    assert model.score(["p"], ["four"], ["r"]) == [4.0]
+    assert json.loads(requests[0]["messages"][1]["content"]) == {"prompt": "p", "response": "four", "reference": "r"}
+    assert "temperature" not in requests[0]
+    assert requests[0]["seed"] == 1
+    with pytest.raises(RewardError, match="compares with references, and was given none"):
+        model.score(["p"], ["four"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("I would give it a 7.", "was asked for a number from 1 to 10 and nothing else, but answered 'I would give"),
+        ("7/10", "but answered '7/10'"),
+        ("", "but answered ''"),
+        ("nan", "but answered 'nan'"),
+        (None, "but answered 'None'"),
+        ("11", "answered 11, outside 1 to 10"),
+        ("-3", "answered -3, outside 1 to 10"),
+    ],
+)
+def test_what_is_no_number_within_the_scale_is_refused(serve, answer, message):
+    address, requests = serve(lambda handler, asked, number: handler.answer(said(answer)))
+    with pytest.raises(RewardError, match="reward model llm m") as caught:
+        reward_models.load("llm", address=address, llm="m", rubric=RUBRIC).score(["p"], ["r"])
+    assert message in str(caught.value)
+    assert len(requests) == 1
+
+
+def test_a_key_that_the_server_repeats_is_not_in_the_message(serve, monkeypatch, caplog):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    bad = [
+        lambda handler, asked, number: handler.answer({"error": f"{KEY} is not known"}, 401),
+        lambda handler, asked, number: handler.answer({"hello": KEY}),
+        lambda handler, asked, number: handler.answer(said(f"your key is {KEY}")),
+    ]
+    for behave in bad:
+        address, _ = serve(behave)
+        with pytest.raises(RewardError, match="…") as caught:
+            reward_models.load("llm", address=address, llm="m", rubric=RUBRIC, key="JUDGE_KEY").score(["p"], ["r"])
+        assert KEY not in str(caught.value) + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"key": KEY}, "names an environment variable"),
+        ({"key": "NO_SUCH_VARIABLE_HERE"}, "NO_SUCH_VARIABLE_HERE, which `key` names, is not set"),
+        ({"scale": [5, 1]}, "scale must be the lowest and the highest number"),
+        ({"rubric": " "}, "the rubric is empty"),
+        ({"parallel": 0}, "parallel must be a whole number above 0"),
+        ({"address": "http://192.0.2.1/v1"}, "is not on this machine but at 192.0.2.1"),
+        ({"address": "http://192.0.2.1/v1", "allow_remote": True, "key": "JUDGE_KEY"}, "a key is not sent over http"),
+        ({"rubrik": "?"}, "unexpected keyword argument 'rubrik'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_sent(monkeypatch, options, message):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    with pytest.raises(RewardError) as caught:
+        reward_models.load("llm", **{"address": "http://127.0.0.1:9", "llm": "m", "rubric": RUBRIC, **options})
+    assert message in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_a_rubric_and_a_model_must_be_given():
+    with pytest.raises(RewardError, match=r"missing .*'rubric'"):
+        reward_models.load("llm", address="http://127.0.0.1:9", llm="m")

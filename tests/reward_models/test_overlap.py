@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+import reward_models
+from align.metrics import overlap
+from reward_models import RewardError
+
+RESPONSES = ["Anna met Ben at the station.", "", "They were walking to the market"]
+REFERENCES = ["Anna meets Ben at noon.", "Nothing.", "They walk to the market."]
+
+
+@pytest.mark.parametrize("metric", ["rouge_1", "rouge_2", "rouge_l"])
+def test_the_same_rouge_as_that_of_an_evaluation(metric):
+    model = reward_models.load("overlap", metric=metric)
+    expected = [row[metric] for row in overlap.rouge(RESPONSES, REFERENCES)]
+    assert model.score(["p"] * 3, RESPONSES, REFERENCES) == pytest.approx(expected)
+    assert model.score(["p"], ["same words"], ["same words"]) == [1.0]
+    assert model.describe()["range"] == [0.0, 1.0]
+
+
+def test_without_references_there_is_nothing_to_compare_with():
+    model = reward_models.load("overlap")
+    assert model.needs_references
+    for references in (None, ["one", ""]):
+        with pytest.raises(RewardError, match="overlap compares with references"):
+            model.score(["p"] * 2, ["a", "b"], references)
+    assert reward_models.load({"combine": "minimum", "of": ["overlap"]}).needs_references
+
+
+def test_unknown_metrics_are_refused():
+    with pytest.raises(RewardError, match="'bleu' is not one of rouge_1, rouge_2, rouge_l"):
+        reward_models.load("overlap", metric="bleu")
