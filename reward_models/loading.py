@@ -8,11 +8,12 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from reward_models.base import CheckedModel, RewardError, checked
+from reward_models.base import CheckedModel, RewardError, RewardModel, Scorer, checked
 
-Spec = str | Path | Mapping[str, Any]
+Spec = str | Path | Mapping[str, Any] | Scorer | RewardModel
 """A directory, `path:./dir`, `hub:org/name@revision`, `module:attribute`, `http://host:port`, the name of a built-in or
-installed one, `{model: any of these, …its options}`, or `{combine: minimum, of: [spec, …], weights: […]}`."""
+installed one, a reward model or function itself, `{model: any of these, …its options}`, or
+`{combine: minimum, of: [spec, …], weights: […]}`."""
 
 _BUILTIN = {
     "rules": ("reward_models.rules", "Rules"),
@@ -43,6 +44,8 @@ def load(spec: Spec, **options: Any) -> CheckedModel:
     """
     if isinstance(spec, Mapping):
         return _load_mapping({**options, **spec})
+    if not isinstance(spec, str | Path):
+        return _finished(options, lambda rest, name: checked(_made(str(spec), lambda: spec, rest)))
     return _finished(options, lambda rest, name: _load_named(str(spec), rest, name))
 
 

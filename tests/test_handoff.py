@@ -94,8 +94,11 @@ def problems(*overrides: str) -> list[str]:
 def test_what_belongs_together_is_let_through(here: Path) -> None:
     assert problems() == []
     assert len(align.plan("tiny.yaml").to_run) == 5
-    rules = "stages.ppo.reward={combine: minimum, of: [{model: toxicity, label: Toxic}, {model: rules, length: {}}]}"
-    assert problems(rules, "stages.evaluation.reward=path:classifier") == []
+    members = "[{model: toxicity, label: Toxic}, {model: rules, repetition: {}}]"
+    assert (
+        problems(f"stages.ppo.reward={{combine: minimum, of: {members}}}", "stages.evaluation.reward=path:classifier")
+        == []
+    )
 
 
 @pytest.mark.parametrize(

@@ -126,9 +126,10 @@ class InstructionData(SelectionConfig):
 
 
 class PromptData(SelectionConfig):
-    """Prompts alone, for PPO."""
+    """Prompts for PPO, with references where a reward compares with them."""
 
     prompt: str
+    reference: str | None = None
 
 
 class EvaluationData(SelectionConfig):

@@ -53,8 +53,8 @@ class HealthConfig(Config):
     """Share of repeated 3-grams within responses."""
     max_clipfrac: Fraction | None = None
     """Share of tokens whose ratio was clipped."""
-    min_score_std: NonNegativeFloat | None = None
-    """Spread of the scores in an update; a reward that is constant teaches nothing."""
+    min_score_std: NonNegativeFloat | None = 0.0
+    """Spread of the scores in an update. Unless this is null, a reward that has never said but one thing stops PPO."""
     action: Literal["warn", "stop"] = "warn"
     """`stop` ends training; what is left is the best policy so far on held-out prompts. A NaN always stops."""
 

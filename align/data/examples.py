@@ -63,7 +63,17 @@ def instructions(data: Sequence[InstructionData]) -> list[Instruction]:
 
 def prompts(data: Sequence[PromptData]) -> list[str]:
     """Prompts alone, in the order of the data."""
-    return [prompt for one in data for _, (prompt,) in _rendered(one, [one.prompt])]
+    return [prompt for prompt, _ in referenced_prompts(data)]
+
+
+def referenced_prompts(data: Sequence[PromptData]) -> list[tuple[str, str | None]]:
+    """Prompts with their references, where the data has them, in the order of the data."""
+    found: list[tuple[str, str | None]] = []
+    for one in data:
+        wanted = [one.prompt] if one.reference is None else [one.prompt, one.reference]
+        for _, (prompt, *reference) in _rendered(one, wanted):
+            found.append((prompt, reference[0] if reference else None))
+    return found
 
 
 def evaluation(data: Sequence[EvaluationData]) -> list[EvaluationExample]:

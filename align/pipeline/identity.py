@@ -23,7 +23,10 @@ from align.configs import FORMAT_VERSIONS, StageConfig
 from align.configs.base import DatasetConfig
 from align.configs.base_model import BaseModelConfig
 from align.data import sources
+from align.errors import UsageError
+from align.pipeline import rewards
 from align.recipe import parse_reference
+from align.recipe.references import REWARD_KEYS
 from align.registry import files
 
 COMPUTING = ("torch", "transformers", "peft", "tokenizers")
@@ -62,12 +65,19 @@ def stage_identity(
 
 
 def data_fingerprints(config: StageConfig) -> dict[str, str]:
-    """The place of each data set in the configuration (`data.0.dataset`) -> the fingerprint of its content.
+    """The place of each data set in the configuration (`data.0.dataset`) -> the fingerprint of its content. So are
+    files that a reward's moments are measured on.
 
     Raises:
         UsageError: a file is missing.
     """
-    return {place: sources.fingerprint(dataset) for place, dataset in _datasets(config)}
+    found = {place: sources.fingerprint(dataset) for place, dataset in _datasets(config)}
+    for key in REWARD_KEYS.get(config.kind, ()):
+        for place, path in rewards.normalizations(getattr(config, key), key):
+            if not Path(path).expanduser().is_file():
+                raise UsageError(f"{place}: there is no file {path} (looked from {Path.cwd()})")
+            found[place] = files.sha256(Path(path).expanduser())
+    return found
 
 
 def portable(config: StageConfig, as_written: Mapping[str, str]) -> dict[str, Any]:
@@ -86,7 +96,7 @@ def portable(config: StageConfig, as_written: Mapping[str, str]) -> dict[str, An
         if value in as_written:
             return as_written[value]
         scheme, directory = ("path:", value[5:]) if value.startswith("path:") else ("", value)
-        is_path = scheme or key in ("path", "model")
+        is_path = scheme or key in ("path", "model", "normalize")
         return scheme + Path(directory).name if is_path and directory.startswith(("/", "~")) else value
 
     result: dict[str, Any] = reduced(config.model_dump(mode="json"))

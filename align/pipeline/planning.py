@@ -13,8 +13,8 @@ from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
 from align.data import checking
 from align.errors import AlignError, UsageError
-from align.pipeline import beginning, handoff, identity
-from align.recipe import Recipe, builtin_rewards, needs, parse_reference, stage_inputs
+from align.pipeline import beginning, handoff, identity, rewards
+from align.recipe import Recipe, needs, parse_reference, stage_inputs
 from align.recipe.document import suggest
 from align.registry import Artifact, Registry
 
@@ -109,6 +109,9 @@ def check(recipe: Recipe, registry: Registry, stages: Collection[str] | None = N
     for name in stages if stages is not None else recipe.stages:
         found = [_placed(recipe, name, problem) for problem in checking.check(recipe.stages[name])]
         found += _missing(recipe, registry, name, data=not found)
+        if not found:
+            of_rewards = rewards.problems(recipe.stages[name], recipe.stages)
+            found = [_placed(recipe, name, problem) for problem in of_rewards]
         problems += found or _disagreeing(recipe, registry, name)
     return list(dict.fromkeys(problems or _chosen_on_what_is_measured(recipe, stages)))
 
@@ -164,7 +167,7 @@ def _step(recipe: Recipe, registry: Registry, name: str, done: Mapping[str, Step
     inputs = {
         place: _source(reference, registry, done)
         for place, reference in config.references().items()
-        if not _is_builtin(reference, recipe)
+        if reference in recipe.stages or not rewards.is_builtin(reference)
     }
     data = identity.data_fingerprints(config)
     pins = {place: source.pin for place, source in inputs.items()}
@@ -198,6 +201,8 @@ def same_inputs(artifact: Artifact, inputs: Mapping[str, Source]) -> bool:
 
 def _source(reference: str, registry: Registry, done: Mapping[str, Step]) -> Source:
     parsed = parse_reference(reference)
+    if parsed.kind == "stage" and parsed.name not in done:  # a reward model of an installed package
+        return Source(reference, pin=rewards.package_of(reference))
     if parsed.kind == "stage":
         step = done[parsed.name]
         return Source(reference, step.name, step.artifact if step.action == "cached" else None, step.fingerprint)
@@ -205,10 +210,6 @@ def _source(reference: str, registry: Registry, done: Mapping[str, Step]) -> Sou
         artifact = registry.resolve(reference.removeprefix("registry:"))
         return Source(reference, artifact=artifact, pin=artifact.digest)
     return Source(reference, pin=identity.outside_digest(reference))
-
-
-def _is_builtin(reference: str, recipe: Recipe) -> bool:
-    return reference not in recipe.stages and reference in builtin_rewards()
 
 
 def _missing(recipe: Recipe, registry: Registry, name: str, *, data: bool = True) -> Iterator[str]:

@@ -16,6 +16,7 @@ from align.errors import UsageError
 from align.modeling.trunk import unwrapped
 from align.ppo.arguments import PPOConfig
 from align.ppo.prompts import Prompt
+from reward_models import CheckedModel
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,22 @@ def check_models(model: Any, ref_model: Any, reward_model: Any, value_model: Any
         if weights[one] & weights[other] and {one, other} != {"ref_model", "reward_model"}:
             raise UsageError(
                 f"{one} and {other} share weights, and training one would change the other: give each its own copy"
+            )
+
+
+def check_references(scorers: Sequence[CheckedModel | None], prompts: Sequence[Sequence[Prompt]]) -> None:
+    """Has every prompt what its scorers compare responses with?
+
+    Raises:
+        UsageError: one has not.
+    """
+    without = [prompt.text for some in prompts for prompt in some if not prompt.reference]
+    for scorer in scorers:
+        if without and scorer is not None and scorer.needs_references:
+            raise UsageError(
+                f"reward model {scorer.name} compares responses with references, and {len(without)} of "
+                f"{sum(map(len, prompts))} prompts have none, the first of them {without[0][:40]!r}: set `reference:` "
+                "beside `prompt:` in prompts and evaluation_prompts"
             )
 
 

@@ -33,6 +33,7 @@ def of_update(
         "objective/kl": rollout.kl.mean(),
         "objective/scores": rollout.scores.mean(),
         "objective/scores_std": rollout.scores.std(correction=0),
+        **{f"objective/scores/{name}": values.mean() for name, values in rollout.components.items()},
         "objective/entropy": rollout.entropies.sum(1).mean(),
         "objective/non_score_reward": rollout.kl.mean() * -kl_coef,
         "objective/rlhf_reward": rewards.sum(1).mean(),

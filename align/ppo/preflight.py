@@ -16,9 +16,10 @@ from torch import Tensor
 
 from align.errors import AlignError
 from align.modeling.trunk import Batch, response_log_probs, token_log_probs, unwrapped
+from align.ppo import ranks
 from align.ppo.actor_critic import ActorCritic, restore
-from align.ppo.rollout import Rollout
-from reward_models import CheckedModel
+from align.ppo.rollout import Rollout, scored
+from reward_models import CheckedModel, RewardError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ TOLERANCE, HALF_TOLERANCE = 1e-5, 0.1
 """Nats, per token, in float32 and in fewer bits."""
 LEAST_STOP_LOG_PROB = -20.0
 """Nats: a stop token less likely than this everywhere does not come up in a training."""
+ORDER_TOLERANCE = 0.1
+"""Share of the scores' spread by which one may differ when asked for again: rounding in few bits, no more."""
 ROWS = 4
 """Responses that checks of single responses look at."""
 
@@ -103,10 +106,15 @@ def check_learning_rate_zero(
 def check_polarity(reward: CheckedModel) -> None:
     """Raise an `AlignError` where a reward scores the worse responses of its own probes no lower than the better ones.
 
-    Only for rewards that declare probes: what is good is theirs to say.
+    Only for rewards that declare probes, or are made of such: what is good is theirs to say.
     """
-    if not (probes := reward.probes()):
-        skipped("reward-polarity", f"{reward.name} declares no probes")
+    for member in reward.members():
+        check_polarity(member)
+    probes = reward.probes()
+    if not probes or reward.needs_references:
+        if not reward.members():
+            said = "compares with references" if probes else "declares no probes"
+            skipped("reward-polarity", f"{reward.name} {said}")
         return
     better, worse = (reward.score([""] * len(probes), side) for side in zip(*probes, strict=True))
     if sum(better) <= sum(worse):
@@ -116,6 +124,25 @@ def check_polarity(reward: CheckedModel) -> None:
                 "no lower than the better ones; is the right label the positive one?"
             ]
         )
+
+
+def check_order(reward: CheckedModel, rollout: Rollout) -> None:
+    """Raise an `AlignError` where a reward, asked again for a few responses in another order, says otherwise."""
+    spread = float(rollout.scores.max() - rollout.scores.min())
+    some = slice(min(ROWS, len(rollout.prompts)) - 1, None, -1)
+    again = ranks.first(lambda: scored(reward, rollout.prompts[some], rollout.responses[some]), RewardError)
+    before = rollout.scores[: len(again)].tolist()[::-1]
+    if any(abs(one - other) > ORDER_TOLERANCE * spread for one, other in zip(again, before, strict=True)):
+        _raise(
+            [
+                f"reward-order: {reward.name} gives the same responses other scores when asked again in another order: "
+                f"{_listed(before)}, then {_listed(again)}; does it mix up their order, or draw random numbers?"
+            ]
+        )
+
+
+def _listed(scores: list[float]) -> str:
+    return ", ".join(f"{score:.4g}" for score in scores)
 
 
 def skipped(name: str, reason: str) -> None:

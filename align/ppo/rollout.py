@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from align.modeling.trunk import Batch, response_log_probs, token_log_probs
 from align.ppo import objective
 from align.ppo.actor_critic import ActorCritic
 from align.ppo.prompts import Prompt
-from reward_models import RewardModel
+from reward_models import CheckedModel, RewardModel
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Rollout:
     """[b] from the reward model, as it gave them."""
     finished: Tensor
     """[b] whether the response ended by itself."""
+    components: dict[str, Tensor] = field(default_factory=dict)
+    """[b] each, on the CPU: the parts of the scores, where the reward model is made of some."""
 
     @property
     def mask(self) -> Tensor:
@@ -96,6 +98,7 @@ def roll_out(
     responses = decode(tokenizer, token_ids)
     texts = [response.text for response in responses]
     scores = scored(reward, prompts, texts)
+    components = reward.components() if isinstance(reward, CheckedModel) else {}
     device = actor_critic.device
     batch = Batch.build([prompt.token_ids for prompt in prompts], token_ids, pad_token_id, device)
     shape = batch.response_ids.shape
@@ -119,6 +122,7 @@ def roll_out(
         entropies,
         torch.tensor(scores, device=device),
         torch.tensor([ids[-1] == stop_token_id for ids in token_ids], device=device),
+        {name: torch.tensor(values) for name, values in components.items()},
     )
 
 
@@ -147,6 +151,7 @@ def joined(parts: Sequence[Rollout], pad_token_id: int) -> Rollout:
         column("entropies"),
         torch.cat([part.scores for part in parts]),
         torch.cat([part.finished for part in parts]),
+        {name: torch.cat([part.components[name] for part in parts]) for name in parts[0].components},
     )
 
 

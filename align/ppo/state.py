@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from align.ppo.objective import RunningMoments
+from reward_models import RewardError
+
+ENOUGH = 64
+"""Different responses after which a reward that has said the same of all of them is taken to be constant."""
 
 
 @dataclass
@@ -26,6 +31,34 @@ class Best:
 
 
 @dataclass
+class Variety:
+    """Whether the reward has given more than one score yet."""
+
+    only: float | None = None
+    """The only score so far."""
+    responses: int = 0
+    """Different ones that got it, counted by update."""
+    seen: bool = False
+
+    def watch(self, name: str, scores: Sequence[float], responses: Sequence[str]) -> None:
+        """Take in an update's scores.
+
+        Raises:
+            RewardError: `ENOUGH` responses or more, and all of the same score.
+        """
+        self.seen = self.seen or len({*scores, scores[0] if self.only is None else self.only}) > 1
+        if self.seen:
+            return
+        self.only = scores[0]
+        self.responses += len(set(responses))
+        if self.responses >= ENOUGH and len(set(responses)) > 1:
+            raise RewardError(
+                f"reward model {name} is constant: it gave {self.only:g} to each of {self.responses} different "
+                "responses, which teaches nothing; where that is meant, set health.min_score_std to null"
+            )
+
+
+@dataclass
 class State:
     """What changes while training, besides weights and optimizer."""
 
@@ -33,6 +66,7 @@ class State:
     update: int = 0
     first_length: float = 0.0
     moments: RunningMoments = field(default_factory=RunningMoments)
+    variety: Variety = field(default_factory=Variety)
     best: Best = field(default_factory=Best)
     evaluations: list[dict[str, float]] = field(default_factory=list)
     """Figures of every evaluation so far, with their `update`."""
@@ -49,5 +83,6 @@ class State:
         """The state that `to_json` wrote."""
         saved = json.loads(text)
         saved["moments"] = RunningMoments(**saved["moments"])
+        saved["variety"] = Variety(**saved["variety"])
         saved["best"] = Best(**saved["best"])
         return cls(**saved)

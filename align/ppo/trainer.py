@@ -20,7 +20,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -41,6 +41,7 @@ from align.ppo.compatibility import (
     check_critic,
     check_lengths,
     check_models,
+    check_references,
     check_tokenizer,
     context_of,
 )
@@ -57,6 +58,7 @@ from align.tracking import NullTracker, Tracker
 from reward_models import RewardError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class PPOTrainer:
@@ -140,6 +142,7 @@ class PPOTrainer:
             check_critic(value_model, vocabulary, len(processing_class))
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
+        check_references((self.reward, self.judge), (self.prompts, self.eval_prompts))
         self.examples = mixing.as_examples(ptx_dataset or [], processing_class, context_of(self.model))
         if bool(self.examples) != bool(args.ptx_coef):
             raise UsageError("ptx_dataset is mixed in with the weight ptx_coef: give both or neither")
@@ -203,7 +206,8 @@ class PPOTrainer:
         self.callbacks.tell("on_train_begin", self.state.update)
         with track("ppo", self.updates, self.state.update, silent=ranks.rank() != 0) as advance:
             if self.state.update == 0:
-                preflight.check_polarity(self.reward)
+                for scorer in (self.reward, *([] if self.judge is None else [self.judge])):
+                    self._scored(partial(preflight.check_polarity, scorer))
             if self.state.update in (0, self.updates) or self.state.update % eval_steps == 0:
                 if not self._is_evaluated():
                     self._scored(self.evaluate)
@@ -228,7 +232,7 @@ class PPOTrainer:
             restore(self.actor_critic, self.best_weights)
         return self.state
 
-    def _scored(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    def _scored(self, work: Callable[[], T]) -> T:
         """Do something that asks for scores. Where a reward fails no weight has changed yet, and all is kept."""
         try:
             return work()
@@ -246,6 +250,8 @@ class PPOTrainer:
         if state.update == 0:
             self._preflight(rollout)
             state.first_length = float(rollout.mask.sum(1).float().mean())
+        if args.health.min_score_std is not None:
+            state.variety.watch(self.reward.name, rollout.scores.tolist(), rollout.responses)
         scores = self._shaped(rollout)
         rewards = objective.token_rewards(scores, rollout.log_ratios, rollout.mask, state.kl_coef)
         if args.whiten_rewards:
@@ -366,6 +372,7 @@ class PPOTrainer:
             stop_token_id=self.stop_token_id,
             starts_at_reference=self.starts_at_reference,
         )
+        preflight.check_order(self.reward, rollout)
         some, ones = torch.arange(min(preflight.ROWS, len(rollout.prompts))), rollout.mask.float()
         preflight.check_learning_rate_zero(
             self.actor_critic,
@@ -387,6 +394,9 @@ class PPOTrainer:
         reward = float(torch.cat([rollout.scores for rollout in rollouts]).mean())
         kl = float(torch.cat([rollout.kl for rollout in rollouts]).mean())
         figures = {"eval/objective/scores": reward, "eval/objective/kl": kl}
+        for name in rollouts[0].components:
+            parts = torch.cat([rollout.components[name] for rollout in rollouts])
+            figures[f"eval/objective/scores/{name}"] = float(parts.mean())
         if self.judge is not None:
             scored_by = [partial(rollout.scored_by, self.judge) for rollout in rollouts]
             judged = [score for score_rows in scored_by for score in ranks.first(score_rows, RewardError)]

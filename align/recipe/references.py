@@ -15,7 +15,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LANGUAGE_MODELS = ("base", "pretrain", "sft", "ppo")
 _CLASSIFIERS = ("reward", "base")
-_REWARD_KEYS = {"ppo": ("reward", "judge"), "evaluate": ("reward",)}
+REWARD_KEYS = {"ppo": ("reward", "judge"), "evaluate": ("reward",)}
 """By kind of stage: the keys that take a reward model, which may be more than an artifact."""
 ELSEWHERE = "registry:name@v1, hub:org/name@revision or path:./directory say where else"
 
@@ -75,7 +75,7 @@ def problems(stages: Mapping[str, StageConfig], names: Sequence[str]) -> Iterato
             message = _problem(stage, config.kind, place, text, stages, names)
             if message:
                 yield ("stages", stage, *(int(key) if key.isdigit() else key for key in place.split("."))), message
-        for key in _REWARD_KEYS.get(config.kind, ()):
+        for key in REWARD_KEYS.get(config.kind, ()):
             for keys, message in _spec_problems(getattr(config, key), (key,)):
                 yield ("stages", stage, *keys), message
         for index, name in enumerate(config.after):
@@ -91,7 +91,7 @@ def _problem(
     stage: str, kind: str, place: str, text: str, stages: Mapping[str, StageConfig], names: Sequence[str]
 ) -> str | None:
     allowed: tuple[str, ...]
-    reference, for_reward = parse_reference(text), place.partition(".")[0] in _REWARD_KEYS.get(kind, ())
+    reference, for_reward = parse_reference(text), place.partition(".")[0] in REWARD_KEYS.get(kind, ())
     match reference.kind:
         case "stage" if reference.name == stage:
             return "a stage cannot take itself as input"

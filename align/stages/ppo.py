@@ -51,9 +51,9 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     judge = None if config.judge is None else _loaded("judge", config.judge, inputs)
 
     longest = _longest_prompt(model, config)
-    prompts = _fitting(examples.prompts(config.prompts), tokenizer, config, longest)
+    prompts = _fitting(examples.referenced_prompts(config.prompts), tokenizer, config, longest)
     if config.evaluation_prompts:
-        held_out = _fitting(examples.prompts(config.evaluation_prompts), tokenizer, config, longest)
+        held_out = _fitting(examples.referenced_prompts(config.evaluation_prompts), tokenizer, config, longest)
     else:
         count = min(int(len(prompts) * HELD_OUT_SHARE), HELD_OUT_MOST)
         prompts, held_out = prompts[count:], prompts[:count]
@@ -64,8 +64,8 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         model=model,
         reward_model=reward,
         value_model=load_critic(inputs[config.critic_from]) if config.critic_from is not None else None,
-        train_dataset=[{"prompt": prompt} for prompt in prompts],
-        eval_dataset=[{"prompt": prompt} for prompt in held_out],
+        train_dataset=prompts,
+        eval_dataset=held_out,
         ptx_dataset=[
             {"prompt": one.prompt, "completion": one.completion} for one in examples.instructions(config.ptx_data)
         ],
@@ -116,19 +116,21 @@ def _longest_prompt(model: Any, config: PPOStageConfig) -> int:
 
 
 def _fitting(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PPOStageConfig, longest: int
-) -> list[str]:
-    """Prompts of at most `longest` tokens; the others skipped, cut or refused, and always counted."""
-    token_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    prompts: Sequence[tuple[str, str | None]], tokenizer: PreTrainedTokenizerBase, config: PPOStageConfig, longest: int
+) -> list[dict[str, str | None]]:
+    """Prompts of at most `longest` tokens, with their references; the others skipped, cut or refused, and counted."""
+    rows = [{"prompt": prompt, "reference": reference} for prompt, reference in prompts]
+    token_ids = [tokenizer(prompt)["input_ids"] for prompt, _ in prompts]
     too_long = [index for index, ids in enumerate(token_ids) if len(ids) > longest]
     if not too_long:
-        return list(prompts)
+        return rows
     limit = "max_prompt_length" if longest == config.max_prompt_length else "context - response_length ="
     count = f"{len(too_long)} of {len(prompts)} prompts are longer than {limit} {longest} tokens"
     if config.long_prompts == "error" or (config.long_prompts == "skip" and len(too_long) == len(prompts)):
         raise UsageError(f"{count}: raise it, or set long_prompts to skip or truncate_left")
     logger.warning("%s: %s", count, {"skip": "skipped", "truncate_left": "cut on the left"}[config.long_prompts])
     if config.long_prompts == "skip":
-        return [prompt for prompt, ids in zip(prompts, token_ids, strict=True) if len(ids) <= longest]
-    cut = {index: tokenizer.decode(token_ids[index][-longest:], skip_special_tokens=True) for index in too_long}
-    return [cut.get(index, prompt) for index, prompt in enumerate(prompts)]
+        return [row for row, ids in zip(rows, token_ids, strict=True) if len(ids) <= longest]
+    for index in too_long:
+        rows[index]["prompt"] = tokenizer.decode(token_ids[index][-longest:], skip_special_tokens=True)
+    return rows

@@ -205,7 +205,7 @@ def test_a_policy_whose_adapter_was_trained_says_what_to_do(make: Make, tiny_mod
 
 
 def test_a_reward_that_fails_in_an_evaluation_loses_nothing(make: Make, tmp_path: Path) -> None:
-    calls = iter(range(4))  # an evaluation, an update, an evaluation, an update
+    calls = iter(range(5))  # an evaluation, an update, its preflight check, an evaluation, an update
 
     def failing(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         if next(calls, None) is None:

@@ -24,6 +24,7 @@ def make(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> Callable[...,
     def made(architecture: str = "llama", ptx: Any = EXAMPLES, **settings: Any) -> PPOTrainer:
         defaults = {
             "total_episodes": 16, "batch_size": 8, "response_length": 4, "temperature": 1.0, "learning_rate": 1e-2,
+            "health": {"min_score_std": None},
         }  # fmt: skip
         return PPOTrainer(
             args=PPOConfig(**{**defaults, **settings}),

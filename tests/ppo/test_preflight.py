@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
+import reward_models
 from align.errors import AlignError
 from align.ppo import PPOConfig, PPOTrainer, preflight
 
@@ -109,6 +111,30 @@ def reward_upside_down(make: Callable[..., PPOTrainer]) -> PPOTrainer:
     return ppo
 
 
+def member_upside_down(make: Callable[..., PPOTrainer]) -> PPOTrainer:
+    ppo = make()
+    ppo.reward = reward_models.load({"combine": "weighted_sum", "of": [Probed(sign=-1), Probed()], "weights": [1, 3]})
+    return ppo
+
+
+def judge_upside_down(make: Callable[..., PPOTrainer]) -> PPOTrainer:
+    ppo = make()
+    ppo.judge = preflight.CheckedModel(Probed(sign=-1))
+    return ppo
+
+
+def reward_sorted(make: Callable[..., PPOTrainer]) -> PPOTrainer:
+    ppo = make()
+    ppo.reward = preflight.CheckedModel(lambda prompts, responses: sorted(map(len, responses)), "sorter")
+    return ppo
+
+
+def reward_drawn(make: Callable[..., PPOTrainer]) -> PPOTrainer:
+    ppo, draw = make(), random.Random(0)
+    ppo.reward = preflight.CheckedModel(lambda prompts, responses: [draw.random() for _ in responses], "gambler")
+    return ppo
+
+
 FAULTS = {
     "kl-zero": reference_moved,
     "ratio-one": dropout_on,
@@ -118,6 +144,10 @@ FAULTS = {
     "eos-in-loss": eos_masked,
     "lr-zero": optimizer_restless,
     "reward-polarity: probed": reward_upside_down,
+    "reward-polarity: probed scores": member_upside_down,
+    "reward-polarity: probed scores the worse": judge_upside_down,
+    "reward-order: sorter": reward_sorted,
+    "reward-order: gambler": reward_drawn,
 }
 
 

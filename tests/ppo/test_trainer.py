@@ -233,10 +233,10 @@ def test_healthy_runs_are_left_alone(trainer: Callable[..., PPOTrainer], caplog:
 def test_a_broken_reward_stops_by_name_with_a_checkpoint(
     trainer: Callable[..., PPOTrainer], tmp_path: Path, broken: Any
 ) -> None:
-    calls = iter(range(100))
+    calls = iter(range(100))  # an evaluation, an update and its preflight check come before
 
     def flaky_reward(prompts: Sequence[str], responses: Sequence[str]) -> Any:
-        return share_of_w7(prompts, responses) if next(calls) < 2 else broken
+        return share_of_w7(prompts, responses) if next(calls) < 3 else broken
 
     with pytest.raises(AlignError, match="flaky_reward"):
         trainer(reward=flaky_reward, checkpoint_dir=tmp_path).train()

@@ -1,0 +1,83 @@
+"""The reward models that a stage names: loaded before anything runs, as far as they need no artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import reward_models
+from align.configs import StageConfig
+from align.configs.ppo import PPOStageConfig
+from align.recipe.references import REWARD_KEYS, parse_reference
+
+
+class _StandIn:
+    """What is scored by an artifact, which may not be there yet."""
+
+    name = "classifier"
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        return [0.0] * len(responses)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "classifier", "range": [0.0, 1.0]}
+
+
+def problems(config: StageConfig, stages: Collection[str]) -> Iterator[str]:
+    """What is wrong with a stage's reward models, `reward: ...` each: code that does not import, an address that is
+    refused, options that make no sense, references that a reward needs and the prompts lack."""
+    for key in REWARD_KEYS.get(config.kind, ()):
+        spec = getattr(config, key)
+        if spec is None:
+            continue
+        try:
+            model = reward_models.load(_without_artifacts(spec, stages))
+        except reward_models.RewardError as error:
+            yield f"{key}: {error}"
+            continue
+        if model.needs_references and isinstance(config, PPOStageConfig):
+            for field in ("prompts", "evaluation_prompts"):
+                for index, data in enumerate(getattr(config, field)):
+                    if data.reference is None:
+                        yield f"{field}.{index}: {key} {model.name} compares with references: set `reference:` here"
+
+
+def is_builtin(name: str) -> bool:
+    """Whether a bare name stands for a reward model of this package, which needs no pin."""
+    return name in reward_models.builtin_names() and not _entry_points(name)
+
+
+def package_of(name: str) -> str:
+    """The installed package that offers a reward model under this name, with its version."""
+    (entry, *_) = _entry_points(name)
+    return f"{entry.value} of {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+
+
+def normalizations(spec: Any, place: str) -> Iterator[tuple[str, str]]:
+    """The files that moments are measured on, by their place in the configuration: `reward.of.0.normalize`."""
+    if isinstance(spec, Mapping):
+        if isinstance(spec.get("normalize"), str):
+            yield f"{place}.normalize", spec["normalize"]
+        for index, inner in enumerate(spec.get("of") or ()):
+            yield from normalizations(inner, f"{place}.of.{index}")
+
+
+def _entry_points(name: str) -> metadata.EntryPoints:
+    return metadata.entry_points(group=reward_models.loading.ENTRY_POINTS, name=name)
+
+
+def _without_artifacts(spec: Any, stages: Collection[str]) -> Any:
+    if isinstance(spec, Mapping) and isinstance(spec.get("of"), list):
+        members = [_without_artifacts(member, stages) for member in spec["of"]]
+        # Moments cannot be measured without the artifacts.
+        kept = {key: value for key, value in spec.items() if key != "normalize" or isinstance(value, Mapping)}
+        return {**kept, "of": members}
+    model = spec.get("model") if isinstance(spec, Mapping) else spec
+    if isinstance(model, Mapping):
+        return {**spec, "model": _without_artifacts(model, stages)}
+    if not isinstance(model, str):
+        return spec
+    parsed = parse_reference(model)
+    needs_none = parsed.kind == "other" or (parsed.kind == "stage" and model in reward_models.builtin_names())
+    return spec if needs_none and model not in stages else _StandIn()

@@ -1,0 +1,87 @@
+"""What PPO does with a reward: parts are logged, references reach it, and one that teaches nothing stops the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reward_models
+from align.errors import AlignError, UsageError
+from align.ppo import PPOConfig, PPOTrainer
+from align.tracking import NullTracker
+
+ROWS = [{"prompt": f"w{word} w5", "reference": f"w{word} w7"} for word in range(4, 12)]
+
+
+class Recorder(NullTracker):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.figures: list[Mapping[str, float]] = []
+
+    def log(self, figures: Mapping[str, float], *, step: int) -> None:
+        self.figures.append(figures)
+
+
+@pytest.fixture
+def train(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> Callable[..., Recorder]:
+    def run(reward: Any, rows: Sequence[Mapping[str, Any]] = ROWS, **more: Any) -> Recorder:
+        recorder = Recorder()
+        settings = {"total_episodes": 32, "batch_size": 16, "response_length": 8, **more.pop("settings", {})}
+        PPOTrainer(
+            args=PPOConfig(**settings),
+            processing_class=word_tokenizer,
+            model=tiny_model("llama"),
+            reward_model=reward,
+            train_dataset=rows,
+            eval_dataset=ROWS[:4],
+            tracker=recorder,
+            **more,
+        ).train()
+        return recorder
+
+    return run
+
+
+def test_every_component_is_logged_by_itself(train: Callable[..., Recorder]) -> None:
+    length = {"model": "rules", "length": {"target": 20}, "name": "length"}
+    spec = {"combine": "weighted_sum", "of": [length, "overlap"], "weights": [0.5, 2]}
+    recorder = train(reward_models.load(spec))
+    for prefix in ("", "eval/"):
+        logged = [figures for figures in recorder.figures if f"{prefix}objective/scores" in figures]
+        assert len(logged) >= 2
+        for figures in logged:
+            of_length, of_overlap = (figures[f"{prefix}objective/scores/{name}"] for name in ("length", "overlap"))
+            assert figures[f"{prefix}objective/scores"] == pytest.approx(0.5 * of_length + 2 * of_overlap, abs=1e-5)
+            assert of_length == pytest.approx(figures[f"{prefix}objective/scores/length.length"])
+    assert len({figures.get("objective/scores") for figures in recorder.figures} - {None}) == 2
+
+
+def test_references_that_a_reward_needs_must_be_there(train: Callable[..., Recorder]) -> None:
+    with pytest.raises(UsageError, match="overlap compares responses with references, and 8 of 12 prompts have none"):
+        train(reward_models.load("overlap"), [{"prompt": row["prompt"]} for row in ROWS])
+
+
+@pytest.mark.parametrize("batch_size", [16, 80])
+def test_a_constant_reward_stops_with_its_name_and_a_checkpoint(
+    train: Callable[..., Recorder], tmp_path: Path, batch_size: int
+) -> None:
+    settings = {"batch_size": batch_size, "total_episodes": 160}
+    reward = reward_models.checked(lambda prompts, responses: [0.25] * len(responses), "planted")
+    with pytest.raises(AlignError, match=r"reward model planted is constant: it gave 0\.25 to each of"):
+        train(reward, settings=settings, checkpoint_dir=tmp_path)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    kept = json.loads((checkpoint / "state.json").read_text())
+    assert kept["variety"]["responses"] >= 64
+    assert kept["update"] == int(checkpoint.name.removeprefix("checkpoint-")) < 160 // batch_size
+    train(reward, settings={**settings, "health": {"min_score_std": None}})
+
+
+def test_a_reward_that_is_seldom_given_is_not_taken_for_a_constant_one(train: Callable[..., Recorder]) -> None:
+    calls = iter(range(100))
+    seldom = reward_models.checked(lambda p, responses: [float(next(calls) == 3), *[0.0] * (len(responses) - 1)])
+    train(seldom, settings={"total_episodes": 160, "eval_steps": 100})
