@@ -55,7 +55,7 @@ def located(spec: Spec, directories: Mapping[str, Path]) -> Spec:
         result = dict(spec)
         if isinstance(spec.get("model"), str) and spec["model"] in directories:
             result = {"name": _shown(spec["model"]), **spec, "model": directories[spec["model"]]}
-        if isinstance(spec.get("of"), list):
+        if "combine" in spec and isinstance(spec.get("of"), list):
             result["of"] = [located(member, directories) for member in spec["of"]]
         return result
     if str(spec) in directories:
@@ -122,7 +122,7 @@ def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
 
 def _shown(name: str) -> str:
     """A name for logs and reports, without the directories that only this machine has."""
-    return Path(name).name if name.startswith("path:") else name
+    return Path(name.removeprefix("path:")).name if name.startswith("path:") else name
 
 
 def _trained(source: str, options: dict[str, Any], name: str) -> Any:

@@ -95,10 +95,8 @@ def test_what_belongs_together_is_let_through(here: Path) -> None:
     assert problems() == []
     assert len(align.plan("tiny.yaml").to_run) == 5
     members = "[{model: toxicity, label: Toxic}, {model: rules, repetition: {}}]"
-    assert (
-        problems(f"stages.ppo.reward={{combine: minimum, of: {members}}}", "stages.evaluation.reward=path:classifier")
-        == []
-    )
+    combined = f"stages.ppo.reward={{combine: minimum, of: {members}}}"
+    assert problems(combined, "stages.evaluation.reward=path:classifier") == []
 
 
 @pytest.mark.parametrize(

@@ -258,5 +258,5 @@ def _references_in_spec(spec: Any, place: str) -> Iterator[tuple[str, str]]:
             yield from _references_in_spec(item, f"{place}.{index}")
     elif isinstance(spec, dict):
         for key in ("model", "of"):
-            if key in spec:
+            if key in spec and (key == "model" or "combine" in spec):  # else `of` is an option of somebody's own
                 yield from _references_in_spec(spec[key], f"{place}.{key}")

@@ -107,11 +107,11 @@ def check(recipe: Recipe, registry: Registry, stages: Collection[str] | None = N
     """What about a valid recipe's data and inputs would stop a run, each as `file:line: key.path: problem`."""
     problems: list[str] = []
     for name in stages if stages is not None else recipe.stages:
-        found = [_placed(recipe, name, problem) for problem in checking.check(recipe.stages[name])]
+        found = [placed(recipe, name, problem) for problem in checking.check(recipe.stages[name])]
         found += _missing(recipe, registry, name, data=not found)
         if not found:
             of_rewards = rewards.problems(recipe.stages[name], recipe.stages)
-            found = [_placed(recipe, name, problem) for problem in of_rewards]
+            found = [placed(recipe, name, problem) for problem in of_rewards]
         problems += found or _disagreeing(recipe, registry, name)
     return list(dict.fromkeys(problems or _chosen_on_what_is_measured(recipe, stages)))
 
@@ -124,7 +124,7 @@ def _chosen_on_what_is_measured(recipe: Recipe, stages: Collection[str] | None) 
             continue
         for policy, ppo in chosen:
             if policy in config.models and (count := checking.prompts_in_common(ppo, config)):
-                yield _placed(
+                yield placed(
                     recipe,
                     policy,
                     f"evaluation_prompts.0: the judge chooses on {count} prompts that {name} measures on; "
@@ -223,23 +223,23 @@ def _missing(recipe: Recipe, registry: Registry, name: str, *, data: bool = True
             elif kind != "stage":
                 identity.outside_digest(reference)
         except (UsageError, FileNotFoundError) as error:
-            yield _placed(recipe, name, f"{place}: {error}")
+            yield placed(recipe, name, f"{place}: {error}")
     if isinstance(config, BaseModelConfig) and config.model.startswith((".", "/", "~")):
         if not Path(config.model).expanduser().is_dir():
-            yield _placed(recipe, name, f"model: there is no directory {config.model} (looked from {Path.cwd()})")
+            yield placed(recipe, name, f"model: there is no directory {config.model} (looked from {Path.cwd()})")
     if data:
         try:
             identity.data_fingerprints(config)
-        except UsageError:
-            yield from (_placed(recipe, name, problem) for problem in checking.check(config))
+        except UsageError as error:
+            yield from (placed(recipe, name, problem) for problem in checking.check(config) or [str(error)])
 
 
 def _disagreeing(recipe: Recipe, registry: Registry, name: str) -> list[str]:
     """What a stage and the models that it takes do not agree on."""
-    return [_placed(recipe, name, problem) for problem in handoff.problems(recipe, registry, name)]
+    return [placed(recipe, name, problem) for problem in handoff.problems(recipe, registry, name)]
 
 
-def _placed(recipe: Recipe, stage: str, problem: str) -> str:
+def placed(recipe: Recipe, stage: str, problem: str) -> str:
     """A problem `data.0: ...` with the line of that key in the recipe before it."""
     place = problem.partition(": ")[0]
     keys = [int(key) if key.isdigit() else key for key in place.split(".")]

@@ -24,15 +24,23 @@ class _StandIn:
         return {"kind": "classifier", "range": [0.0, 1.0]}
 
 
-def problems(config: StageConfig, stages: Collection[str]) -> Iterator[str]:
+def problems(config: StageConfig, stages: Collection[str], *, ask: bool = False) -> Iterator[str]:
     """What is wrong with a stage's reward models, `reward: ...` each: code that does not import, an address that is
-    refused, options that make no sense, references that a reward needs and the prompts lack."""
+    refused, options that make no sense, references that a reward needs and the prompts lack.
+
+    Args:
+        config: the stage's.
+        stages: names of all stages of the recipe.
+        ask: let each score a greeting as well, so that a server is found out now, not after hours of training.
+    """
     for key in REWARD_KEYS.get(config.kind, ()):
         spec = getattr(config, key)
         if spec is None:
             continue
         try:
             model = reward_models.load(_without_artifacts(spec, stages))
+            if ask:
+                model.score(["Say hello."], ["Hello."], ["Hello."])
         except reward_models.RewardError as error:
             yield f"{key}: {error}"
             continue
@@ -59,7 +67,7 @@ def normalizations(spec: Any, place: str) -> Iterator[tuple[str, str]]:
     if isinstance(spec, Mapping):
         if isinstance(spec.get("normalize"), str):
             yield f"{place}.normalize", spec["normalize"]
-        for index, inner in enumerate(spec.get("of") or ()):
+        for index, inner in enumerate(spec.get("of") or () if "combine" in spec else ()):
             yield from normalizations(inner, f"{place}.of.{index}")
 
 
@@ -68,7 +76,7 @@ def _entry_points(name: str) -> metadata.EntryPoints:
 
 
 def _without_artifacts(spec: Any, stages: Collection[str]) -> Any:
-    if isinstance(spec, Mapping) and isinstance(spec.get("of"), list):
+    if isinstance(spec, Mapping) and "combine" in spec and isinstance(spec.get("of"), list):
         members = [_without_artifacts(member, stages) for member in spec["of"]]
         # Moments cannot be measured without the artifacts.
         kept = {key: value for key, value in spec.items() if key != "normalize" or isinstance(value, Mapping)}

@@ -19,8 +19,8 @@ from align import interrupt, stages, tracking
 from align.configs import StageConfig
 from align.data import sources
 from align.errors import AlignError, Interrupted, UsageError
-from align.pipeline import beginning, handoff, identity
-from align.pipeline.planning import Plan, Source, Step, check, same_inputs
+from align.pipeline import beginning, handoff, identity, rewards
+from align.pipeline.planning import Plan, Source, Step, check, placed, same_inputs
 from align.recipe import parse_reference
 from align.registry import Artifact, InputRecord, Registry
 from align.workspace import BASE, Metrics, Workspace
@@ -47,6 +47,9 @@ def run(plan: Plan, wandb: Mode | None = None, on_start: Callable[[], object] = 
         Interrupted: a signal came, and the stage ended after a checkpoint.
     """
     problems = check(plan.recipe, plan.registry, [step.name for step in plan.to_run])
+    for step in plan.to_run if not problems else ():
+        found = rewards.problems(step.config, plan.recipe.stages, ask=True)
+        problems += [placed(plan.recipe, step.name, problem) for problem in found]
     if problems:
         raise UsageError("\n".join(problems))
     for source in [source for step in plan.to_run for source in step.inputs.values()]:

@@ -77,7 +77,7 @@ def test_scores_depend_neither_on_batch_size_nor_on_order(make_classifier, promp
     model = reward_models.load(str(directory), label="nontoxic", append_eos=True)
     whole = model.score(prompts, texts)
     assert model.score(prompts, texts) == whole
-    same = pytest.approx(whole, abs=1e-6, rel=1e-6)
+    same = pytest.approx(whole, abs=5e-6, rel=5e-6)
     assert [model.score([prompt], [text])[0] for prompt, text in zip(prompts, texts, strict=True)] == same
     assert scores(directory, prompts, texts, label="nontoxic", append_eos=True, batch_tokens=1) == same
     order = random.Random(0).sample(range(len(texts)), len(texts))
