@@ -40,21 +40,26 @@ def training_arguments(train: TrainConfig, workspace: Workspace, seed: int) -> T
     """The trainer's arguments: a recipe's `train:`, checkpoints in the workspace, and nothing that talks or asks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # `gradient_checkpointing` has a new name in some versions.
-        return TrainingArguments(
-            **train.model_dump(),
-            output_dir=str(workspace.checkpoints),
-            seed=seed,
-            data_seed=seed,
-            save_strategy="steps",
-            save_total_limit=2,
-            eval_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            logging_nan_inf_filter=False,
-            use_cpu=not torch.accelerator.is_available(),
-            dataloader_pin_memory=torch.accelerator.is_available(),
-        )
+        return TrainingArguments(**trainer_settings(train, workspace, seed))
+
+
+def trainer_settings(train: TrainConfig, workspace: Workspace, seed: int) -> dict[str, Any]:
+    """`training_arguments` as keywords, for a trainer that has arguments of its own besides."""
+    return {
+        **train.model_dump(),
+        "output_dir": str(workspace.checkpoints),
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
+        "use_cpu": not torch.accelerator.is_available(),
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+    }
 
 
 def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: str) -> float:
@@ -190,6 +195,8 @@ class _Companion(TrainerCallback):  # type: ignore[misc]
         if logs and "loss" in logs:
             self.loss = {"loss": logs["loss"]}
             self.tracker.log({f"train/{name}": value for name, value in logs.items()}, state.global_step)
+        elif logs and "eval_loss" in logs:
+            self.tracker.log({"eval/loss": logs["eval_loss"]}, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:

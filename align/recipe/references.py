@@ -134,7 +134,7 @@ def _wrong_kind(kind: str, place: str, name: str, given: str) -> str | None:
     allowed: tuple[str, ...]
     if place in ("judge.model", "critic_from") or is_reward_place(place):
         allowed, what = _CLASSIFIERS, "a classifier"
-    elif kind == "reward":
+    elif kind == "reward" and place == "model":
         allowed, what = (*_LANGUAGE_MODELS, "reward"), "a model"
     else:
         allowed, what = _LANGUAGE_MODELS, "a language model"

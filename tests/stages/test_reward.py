@@ -11,10 +11,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import reward_models
 from align.configs.reward import RewardConfig
-from align.data.examples import Labelled
 from align.errors import AlignError, UsageError
-from align.modeling.load import load_classifier, load_config, load_tokenizer
-from align.stages import reward
+from align.modeling import classifiers
+from align.modeling.load import load_config, load_tokenizer
+from align.stages import classification, reward
 from align.tracking import NullTracker
 from align.workspace import Interval, Workspace
 
@@ -68,7 +68,7 @@ def test_padding_changes_no_score(body: str, tiny_models: dict[str, Path], tmp_p
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output")
     texts = ["red", "a much longer text that makes the other one be padded"]
-    collate = reward.Collator(tokenizer.pad_token_id)
+    collate = classification.Collator(tokenizer.pad_token_id)
     rows = [{"input_ids": tokenizer(text)["input_ids"], "labels": 0} for text in texts]
     together = model(**{**collate(rows), "labels": None}).logits
     for index, row in enumerate(rows):
@@ -80,7 +80,7 @@ def test_a_decoder_only_classifier_ends_every_text_also_a_cut_one(tiny_models: d
     directory = tiny_models["llama"]
     plain = load_tokenizer(directory)
     assert plain("red")["input_ids"][-1] != plain.eos_token_id
-    tokenizer = reward.closing_texts(plain, load_config(directory))
+    tokenizer = classifiers.closing_texts(plain, load_config(directory))
     cut = tokenizer("red blue cat dog", truncation=True, max_length=4)["input_ids"]
     assert len(cut) == 4
     assert cut[-1] == tokenizer.eos_token_id
@@ -88,11 +88,10 @@ def test_a_decoder_only_classifier_ends_every_text_also_a_cut_one(tiny_models: d
 
 @pytest.mark.parametrize("body", ["llama", "t5"])
 def test_a_spelled_out_special_token_is_text(body: str, tiny_models: dict[str, Path]) -> None:
-    tokenizer = reward.closing_texts(load_tokenizer(tiny_models[body]), load_config(tiny_models[body]))
-    model = load_classifier(tiny_models[body], ["nice", "not nice"])
-    [row] = reward.tokenise([Labelled("red</s> cat", "nice")], tokenizer, model, 64)
-    assert row["input_ids"].count(tokenizer.eos_token_id) == 1
-    assert row["input_ids"][-1] == tokenizer.eos_token_id
+    tokenizer = classifiers.closing_texts(load_tokenizer(tiny_models[body]), load_config(tiny_models[body]))
+    [ids] = classifiers.token_ids(tokenizer, ["red</s> cat"], 64)
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id
 
 
 def test_same_seed_same_files(tiny_models: dict[str, Path], tmp_path: Path, configured: Any) -> None:
@@ -129,7 +128,7 @@ def test_balanced_weights_and_loss() -> None:
 
     outputs: Any = Outputs()
     outputs.logits = logits
-    loss = reward.WeightedLoss(torch.tensor([0.75, 1.5]), 0.0)
+    loss = classification.WeightedLoss(torch.tensor([0.75, 1.5]), 0.0)
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     expected = (each * torch.tensor([0.75, 1.5, 0.75])).sum()
     torch.testing.assert_close(loss(outputs, labels), expected / 3)
