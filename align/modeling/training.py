@@ -36,16 +36,18 @@ IGNORED = -100
 """The label of a token that is not in the loss."""
 
 
-def training_arguments(train: TrainConfig, workspace: Workspace, seed: int) -> TrainingArguments:
-    """The trainer's arguments: a recipe's `train:`, checkpoints in the workspace, and nothing that talks or asks."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # `gradient_checkpointing` has a new name in some versions.
-        return TrainingArguments(**trainer_settings(train, workspace, seed))
+def training_arguments(
+    train: TrainConfig,
+    workspace: Workspace,
+    seed: int,
+    kind: type[TrainingArguments] = TrainingArguments,
+    **more: Any,
+) -> TrainingArguments:
+    """The trainer's arguments: a recipe's `train:`, checkpoints in the workspace, and nothing that talks or asks.
 
-
-def trainer_settings(train: TrainConfig, workspace: Workspace, seed: int) -> dict[str, Any]:
-    """`training_arguments` as keywords, for a trainer that has arguments of its own besides."""
-    return {
+    `kind` is the class that a trainer has for its arguments, and `more` what it wants besides or instead.
+    """
+    settings = {
         **train.model_dump(),
         "output_dir": str(workspace.checkpoints),
         "seed": seed,
@@ -60,6 +62,9 @@ def trainer_settings(train: TrainConfig, workspace: Workspace, seed: int) -> dic
         "use_cpu": not torch.accelerator.is_available(),
         "dataloader_pin_memory": torch.accelerator.is_available(),
     }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # `gradient_checkpointing` has a new name in some versions.
+        return kind(**{**settings, **more})
 
 
 def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: str) -> float:

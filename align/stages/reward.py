@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import reward_models
 from align.configs.base import LoraSettings
 from align.configs.reward import Normalize, RewardConfig
 from align.data import examples
-from align.errors import AlignError
+from align.errors import AlignError, UsageError
 from align.modeling import calibration
 from align.modeling.adapters import merged, save_adapter
 from align.modeling.checkpoints import intact
@@ -28,7 +29,7 @@ from align.modeling.classifiers import attach, closing_texts
 from align.modeling.export import empty_directory, save_model
 from align.modeling.generation import sample
 from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_config, load_tokenizer, parameter_count
-from align.modeling.training import fit, trainer_settings
+from align.modeling.training import fit, training_arguments
 from align.stages.classification import Classification
 from align.stages.preference import PreferenceModelling
 from align.tracking import Tracker
@@ -41,7 +42,7 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     """Train the classifier and measure it on held-out rows.
 
     Raises:
-        UsageError: where the data lacks the label that is scored, or has no other.
+        UsageError: where the data lacks the label that is scored, or has no other, or `max_length` is too much.
         AlignError: where the held-out AUC is below `require_auc`; nothing is left to publish then.
     """
     set_seed(config.seed)
@@ -50,13 +51,19 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     tokenizer = closing_texts(load_tokenizer(inputs[config.model]), load_config(inputs[config.model]))
     classifier = load_classifier(inputs[config.model], task.labels, task.problem_type, dropout=config.dropout)
     classifier.config.pad_token_id = tokenizer.pad_token_id
+    longest = getattr(classifier.config, "max_position_embeddings", None)
+    if longest is not None and config.max_length > longest:
+        raise UsageError(
+            f"max_length {config.max_length} is more than the {longest} tokens that {config.model} reads: lower it"
+        )
     metrics: dict[str, float | Interval] = {
         "parameters": float(parameter_count(classifier)),
         "rows": float(len(task.training)),
     }
     model = attach(classifier, config.lora or LoraSettings()) if config.method == "lora" else classifier
+    metrics["trainable_parameters"] = float(parameter_count(model, trainable=True))
 
-    arguments = trainer_settings(config.train, workspace, config.seed) | _looks_at_tuning_rows(config)
+    arguments = partial(training_arguments, config.train, workspace, config.seed, **_looks_at_tuning_rows(config))
     stopping = config.early_stopping
     trainer = task.trainer(model, tokenizer, arguments, [EarlyStoppingCallback(stopping.patience)] if stopping else [])
     metrics["train_loss"] = fit(trainer, workspace, tracker, "reward")
@@ -101,14 +108,9 @@ def _best_step(trainer: Trainer) -> int:
     """The step whose weights the trainer has loaded.
 
     Raises:
-        AlignError: there is none, or its checkpoint is damaged: the trainer then keeps the last weights, silently.
+        UsageError: its checkpoint is damaged: the trainer then keeps the last weights, silently.
     """
     best = trainer.state.best_model_checkpoint
-    if best is None:
-        raise AlignError(
-            f"training ended after {trainer.state.global_step} steps, before early_stopping looked at the tuning rows: "
-            "lower early_stopping.eval_steps"
-        )
     intact(Path(best))
     step: int = trainer.state.best_global_step
     return step
