@@ -77,6 +77,10 @@ class RewardConfig(StageConfig):
     """Held-out pairs for the pair accuracy (default: one tenth of `pairs`, kept aside)."""
     max_length: PositiveInt = 256
     dropout: Fraction = 0.0
+    token_dropout: Fraction = 0.0
+    """Share of the tokens of training texts that the model is shown as the mask or unknown token, anew each epoch."""
+    average_weights: Fraction = 0.0
+    """Publish a moving average of the weights, of which a step keeps this share: 0.998 (0: the last weights)."""
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
     """Of the loss: as many as labels, or `balanced`, so that all labels weigh the same in sum."""
     early_stopping: EarlyStopping | None = None
@@ -109,6 +113,14 @@ class RewardConfig(StageConfig):
             raise ValueError("`pairs:` have no labels: remove `labels:` and `class_weights:`")
         if self.pairs and self.train.label_smoothing_factor:
             raise ValueError("`pairs:` have no labels to smooth: remove train.label_smoothing_factor")
+        return self
+
+    @model_validator(mode="after")
+    def _training_is_of_one_kind(self) -> Self:
+        if self.pairs and self.token_dropout:
+            raise ValueError("token_dropout is for `data:`, not for `pairs:`: remove it")
+        if self.early_stopping is not None and self.average_weights:
+            raise ValueError("early_stopping looks at the weights themselves, not at average_weights: choose one")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import (
     PreTrainedModel,
@@ -97,12 +99,13 @@ def completion_loss(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    shifted = model.can_generate() and not model.config.is_encoder_decoder  # An encoder predicts tokens in place.
     total, tokens = 0.0, 0
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             members = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
             batch = send_to_device(collate(members), device)
-            labels = batch["labels"] if model.config.is_encoder_decoder else batch["labels"][:, 1:]
+            labels = batch["labels"][:, 1:] if shifted else batch["labels"]
             count = int((labels != IGNORED).sum())
             if count:
                 total += float(model(**batch).loss) * count
@@ -155,6 +158,64 @@ class GroupedByLength:
     def _get_train_sampler(self, train_dataset: Dataset[Row] | None = None) -> Sampler[int]:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         return LengthGroupedSampler([len(row["input_ids"]) for row in rows], self.args.train_batch_size, self.args.seed)
+
+
+class TellEpoch(TrainerCallback):  # type: ignore[misc]
+    """Gives each epoch its own noise, by `rows.epoch`. Rows to measure with keep epoch 0; training begins with 1."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tell the rows."""
+        self.rows.epoch = 1 + int(state.epoch or 0)
+
+
+class AveragedWeights(TrainerCallback):  # type: ignore[misc]
+    """Keeps a moving average of the trained weights, and puts it in their place when training is done.
+
+    Each step keeps `share` of the average; less in the first steps, so that it soon forgets the beginning. It is part
+    of every checkpoint.
+    """
+
+    FILE = "average.safetensors"
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.average: dict[str, Tensor] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Begin with the weights themselves, or with the average that the checkpoint holds."""
+        self.average = {name: part.detach().clone() for name, part in model.named_parameters() if part.requires_grad}
+        if state.global_step:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self.average = load_file(checkpoint / self.FILE, device=str(model.device))
+
+    @torch.no_grad()
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Move the average towards the new weights."""
+        share = min(self.share, state.global_step / (state.global_step + 10))
+        for name, part in model.named_parameters():
+            if name in self.average:
+                self.average[name].lerp_(part, 1 - share)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Add the average to the checkpoint, before that is marked complete."""
+        if state.is_world_process_zero:
+            save_file(self.average, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
+
+    @torch.no_grad()
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Put the average in the weights' place."""
+        for name, part in model.named_parameters():
+            if name in self.average:
+                part.copy_(self.average[name])
 
 
 class _Companion(TrainerCallback):  # type: ignore[misc]

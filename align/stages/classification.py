@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from align.configs.reward import RewardConfig
@@ -18,7 +20,7 @@ from align.data.examples import Labelled, MultiLabelled
 from align.errors import UsageError
 from align.metrics import classification, intervals
 from align.modeling import classifiers
-from align.modeling.training import GroupedByLength
+from align.modeling.training import GroupedByLength, TellEpoch
 from align.modeling.trunk import pad
 from align.workspace import Interval
 
@@ -56,14 +58,17 @@ class Classification:
         callbacks: list[TrainerCallback],
     ) -> Trainer:
         """A trainer of the training rows, which looks at the tuning rows where `arguments` say so."""
+        rows = TokenDropout(
+            self._rows(self.training, tokenizer), tokenizer, self.config.token_dropout, self.config.seed
+        )
         return _Trainer(
             model=model,
             args=arguments(label_names=["labels"]),
-            train_dataset=self._rows(self.training, tokenizer),
+            train_dataset=rows,
             eval_dataset=self._rows(self.tuning, tokenizer),
             data_collator=Collator(tokenizer.pad_token_id),
             compute_loss_func=WeightedLoss(self.class_weights, self.config.train.label_smoothing_factor),
-            callbacks=callbacks,
+            callbacks=[*callbacks, TellEpoch(rows)],
         )
 
     def tuning_logits(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
@@ -147,6 +152,33 @@ class Collator:
         ids, mask = pad([row["input_ids"] for row in rows], self.pad_token_id)
         labels = torch.tensor([row["labels"] for row in rows])
         return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+
+
+class TokenDropout(Dataset[dict[str, Any]]):
+    """Rows in which a share of the tokens is hidden. Which ones depends on (seed, epoch, index) alone: a resumed run
+    sees the same."""
+
+    def __init__(
+        self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, share: float, seed: int
+    ) -> None:
+        self.rows, self.share, self.seed, self.epoch = rows, share, seed, 0
+        unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.pad_token_id
+        self.hidden = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else unknown
+        self.kept = set(tokenizer.all_special_ids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        if not self.share:
+            return row
+        hides = np.random.default_rng((self.seed, self.epoch, index)).random(len(row["input_ids"])) < self.share
+        ids = [
+            self.hidden if hide and token not in self.kept else token
+            for token, hide in zip(row["input_ids"], hides, strict=True)
+        ]
+        return {**row, "input_ids": ids}
 
 
 class WeightedLoss:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
 import reward_models
 from align.configs.base import LoraSettings
@@ -29,7 +29,7 @@ from align.modeling.classifiers import attach, closing_texts
 from align.modeling.export import empty_directory, save_model
 from align.modeling.generation import sample
 from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_config, load_tokenizer, parameter_count
-from align.modeling.training import fit, training_arguments
+from align.modeling.training import AveragedWeights, fit, training_arguments
 from align.stages.classification import Classification
 from align.stages.preference import PreferenceModelling
 from align.tracking import Tracker
@@ -65,7 +65,10 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
 
     arguments = partial(training_arguments, config.train, workspace, config.seed, **_looks_at_tuning_rows(config))
     stopping = config.early_stopping
-    trainer = task.trainer(model, tokenizer, arguments, [EarlyStoppingCallback(stopping.patience)] if stopping else [])
+    callbacks: list[TrainerCallback] = [EarlyStoppingCallback(stopping.patience)] if stopping else []
+    if config.average_weights:
+        callbacks.append(AveragedWeights(config.average_weights))
+    trainer = task.trainer(model, tokenizer, arguments, callbacks)
     metrics["train_loss"] = fit(trainer, workspace, tracker, "reward")
     if stopping:
         metrics["best_step"] = float(_best_step(trainer))
