@@ -9,6 +9,7 @@
 Everything is imported on first use: `import align` is instant.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from align.pipeline import plan_recipe as plan
     from align.pipeline import run_recipe as run
     from align.registry import Registry
+
+# Where bitsandbytes is installed, it asks for a package that it does not need each time that peft is imported.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __all__ = ["Registry", "plan", "run"]
 

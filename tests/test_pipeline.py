@@ -57,11 +57,13 @@ class FakeStage:
 
     def __init__(self) -> None:
         self.ran: list[str] = []
+        self.configs: dict[str, Any] = {}
         self.fail: Exception | None = None
         self.salt = ""
 
     def run(self, config: StageConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
         self.ran.append(config.kind)
+        self.configs[config.kind] = config
         (workspace.checkpoints / "step-1").mkdir(exist_ok=True)
         if self.fail and config.kind == "ppo":
             raise self.fail
@@ -230,6 +232,12 @@ def test_an_interruption_keeps_its_exit_code(here: Path, stage: FakeStage) -> No
         ),
         ("policy: sft", "policy: 'registry:sft@v1'", r"stages.ppo.policy: the registry .* has no artifact named 'sft'"),
         ("reward: toxicity", "reward: 'no_such_module:X'", "stages.ppo.reward: there is no module 'no_such_module'"),
+        (
+            'prompts: [{dataset: rows, prompt: "{prompt}"}]}',
+            'judge: {model: rules, length: {target: 2}}, prompts: [{dataset: rows, prompt: "{prompt}"}], '
+            'evaluation_prompts: [{dataset: rows, prompt: "{prompt}"}]}',
+            r"stages.ppo.evaluation_prompts.0: the judge chooses on \d+ prompts that evaluation measures on",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(here: Path, stage: FakeStage, old: str, new: str, said: str) -> None:
@@ -268,6 +276,28 @@ def test_a_damaged_artifact_is_never_used(here: Path, stage: FakeStage) -> None:
     with pytest.raises(VerificationError, match=r"sft@v1: files/content.json was changed"):
         align.run("tiny.yaml")
     assert align.run("tiny.yaml")["sft"].reference == "sft@v2"  # the damaged one lies in quarantine
+
+
+def test_a_data_set_can_be_the_samples_of_an_evaluation(here: Path, stage: FakeStage) -> None:
+    first = '{dataset: rows, text: "{answer}", label: {column: label}}'
+    second = '{dataset: {artifact: labels}, text: "{responses.sft}", label: {column: scores.sft.reward}}'
+    labels = """\
+  labels: {kind: evaluate, models: [sft], metrics: [rouge], data: [{dataset: rows, prompt: "{prompt}"}]}
+"""
+    (here / "tiny.yaml").write_text(RECIPE.replace(first, second) + labels)
+    artifacts = align.run("tiny.yaml")
+    dataset = stage.configs["reward"].data[0].dataset
+    assert (dataset.artifact, Path(dataset.path)) == (None, artifacts["labels"].path.resolve() / "samples.jsonl")
+    manifest = artifacts["toxicity"].manifest
+    assert manifest.inputs["data.0.dataset.artifact"].digest == artifacts["labels"].digest
+    assert manifest.config["data"][0]["dataset"]["artifact"] == "labels"
+    stage.ran.clear()
+    align.run("tiny.yaml", force=["labels"])
+    assert stage.ran == ["evaluate"]  # which came out the same, so that what learns from it is up to date
+
+    (here / "tiny.yaml").write_text(RECIPE.replace(first, second.replace("labels}", "sft}")))
+    with pytest.raises(UsageError, match=r"toxicity.data.0.dataset.artifact: takes an evaluation, .* but 'sft' is of"):
+        align.run("tiny.yaml")
 
 
 def test_artifacts_and_directories_from_elsewhere(here: Path, stage: FakeStage) -> None:

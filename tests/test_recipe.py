@@ -135,8 +135,8 @@ def test_everything_wrong_is_said_at_once_with_its_line(problems: Problems) -> N
         ("    train:\n", "    frobnicate: 1\n    train:\n", "unknown key; known here: kind, seed, after, model"),
         (
             "    train:\n",
-            "    method: qlora\n    train:\n",
-            "should be 'full' or 'lora', but is 'qlora'; did you mean `lora`?",
+            "    method: qlorra\n    train:\n",
+            "should be 'full', 'lora' or 'qlora', but is 'qlorra'; did you mean `qlora`?",
         ),
         ("max_steps: 4", "max_steps: many", "stages.sft.train.max_steps: should be a whole number, but is 'many'"),
         ("max_steps: 4", "bf16: 7", "stages.sft.train.bf16: should be true or false"),

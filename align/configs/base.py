@@ -65,6 +65,8 @@ class DatasetConfig(Config):
     """A data set id on the Hugging Face Hub."""
     generator: Literal["dialogues", "sentences"] | None = None
     """The embedded synthetic corpus: nothing to download."""
+    artifact: Reference | None = None
+    """An evaluation, of this recipe or `registry:name@v1`, whose samples are the rows: responses and their scores."""
     subset: str | None = None
     """The configuration name of a Hub data set."""
     revision: str | None = None
@@ -86,14 +88,13 @@ class DatasetConfig(Config):
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetConfig:
-        given = [name for name in ("path", "hub", "generator") if getattr(self, name) is not None]
+        sources = ("path", "hub", "generator", "artifact")
+        given = [name for name in sources if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"needs exactly one of path, hub and generator, but has {given or 'none of them'}")
-        for name, sources in _ONLY_FOR.items():
-            if getattr(self, name) is not None and given[0] not in sources:
-                raise ValueError(
-                    f"`{name}` says nothing of a {given[0]}, only of a {' or a '.join(sources)}: remove it"
-                )
+            raise ValueError(f"needs exactly one of {', '.join(sources)}, but has {given or 'none of them'}")
+        for name, told in _ONLY_FOR.items():
+            if getattr(self, name) is not None and given[0] not in told:
+                raise ValueError(f"`{name}` says nothing of a {given[0]}, only of a {' or a '.join(told)}: remove it")
         if self.exclude is not None and self.unique_by is None:
             raise ValueError("`exclude` compares rows by `unique_by`: add it, for example unique_by: '{dialogue}'")
         return self
@@ -224,6 +225,10 @@ class TrainConfig(Config):
     save_steps: PositiveInt = 200
     """A checkpoint to resume from every so many steps."""
     dataloader_num_workers: NonNegativeInt = 0
+
+
+Method = Literal["full", "lora", "qlora"]
+"""What trains: all weights; adapters (Hu et al. 2021); or adapters on a base held in 4 bits (Dettmers et al. 2023)."""
 
 
 class LoraSettings(Config):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -17,10 +18,16 @@ from pydantic import (
     model_validator,
 )
 
-from align.configs.base import Config, Fraction, LoraSettings, PromptData, Reference, RewardSpec, StageConfig
+from align.configs.base import Config, Fraction, LoraSettings, Method, PromptData, Reference, RewardSpec, StageConfig
 
 Rhythm = PositiveInt | Annotated[float, Field(gt=0, lt=1)]
 """Every so many updates; below 1 a share of all."""
+
+
+def _bound_or_none(steps: int) -> int:
+    if steps < 1 and steps != -1:
+        raise ValueError(f"{steps} updates train nothing: set 1 or more, or -1 for no bound")
+    return steps
 
 
 class HealthConfig(Config):
@@ -39,7 +46,7 @@ class HealthConfig(Config):
     min_score_std: NonNegativeFloat | None = None
     """Spread of the scores in an update; a reward that is constant teaches nothing."""
     action: Literal["warn", "stop"] = "warn"
-    """`stop` ends training and keeps the best policy so far. A NaN always stops."""
+    """`stop` ends training; what is left is the best policy so far on held-out prompts. A NaN always stops."""
 
 
 class PPOConfig(Config):
@@ -48,7 +55,7 @@ class PPOConfig(Config):
     total_episodes: PositiveInt | None = None
     """Responses sampled in the whole training (default: `num_train_epochs` passes over the prompts)."""
     num_train_epochs: PositiveFloat = 1.0
-    max_steps: int = -1
+    max_steps: Annotated[int, AfterValidator(_bound_or_none)] = -1
     """Updates at most; -1 sets no bound."""
     batch_size: PositiveInt = 64
     """Responses per update, over all processes."""
@@ -57,7 +64,7 @@ class PPOConfig(Config):
     num_ppo_epochs: PositiveInt = 4
     num_mini_batches: PositiveInt = 1
     """Optimizer steps in one PPO epoch."""
-    tokens_per_micro_batch: PositiveInt = 8192
+    tokens_per_micro_batch: PositiveInt = 4096
     """Memory bound of one forward and backward pass; gradients of a mini-batch accumulate over its micro-batches."""
 
     learning_rate: NonNegativeFloat = 3e-6
@@ -120,9 +127,11 @@ class PPOConfig(Config):
     """Checkpoints that are kept; null keeps all."""
     max_eval_kl: PositiveFloat | None = None
     """KL budget, nats per response: the best policy is the one of highest held-out reward within it."""
+    early_stopping_patience: PositiveInt | None = None
+    """Evaluations in a row without a better policy after which training ends."""
     num_eval_samples: NonNegativeInt = 8
     """Rows of the sample table."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     health: HealthConfig = HealthConfig()
 
     @field_validator("kl_estimator")
@@ -141,6 +150,16 @@ class PPOConfig(Config):
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by num_mini_batches {self.num_mini_batches}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _controls_what_it_can(self) -> Self:
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target adapts kl_coef, and 0 stays 0: set kl_coef to where it is to start")
+        if self.kl_target is not None and self.batch_size >= 5 * self.kl_horizon:
+            raise ValueError(f"kl_horizon {self.kl_horizon} is too short for batch_size {self.batch_size}: raise it")
+        if self.missing_eos_penalty and self.stop_token is None and self.stop_token_id is None:
+            raise ValueError("missing_eos_penalty would hit every response, as none can end: set stop_token: eos")
         return self
 
     @model_validator(mode="after")
@@ -169,9 +188,11 @@ class PPOStageConfig(StageConfig):
     kind: Literal["ppo"]
     policy: Reference
     reward: RewardSpec
+    judge: RewardSpec | None = None
+    """Chooses the best policy in the place of the reward, on `evaluation_prompts` that no evaluation may use."""
     critic_from: Reference | None = None
     """A classifier on the policy's kind of body that the value model starts as; needs `ppo.critic: separate`."""
-    method: Literal["full", "lora"] = "full"
+    method: Method = "full"
     lora: LoraSettings | None = None
     publish: Literal["merged", "adapter"] = "merged"
     prompts: list[PromptData] = Field(min_length=1)
@@ -185,15 +206,23 @@ class PPOStageConfig(StageConfig):
     @model_validator(mode="after")
     def _lora_only_with_lora(self) -> Self:
         if self.lora is not None and self.method == "full":
-            raise ValueError("`lora:` is set, but method is full: set method: lora, or remove the block")
+            raise ValueError("`lora:` is set, but method is full: set method: lora or qlora, or remove the block")
         if self.publish == "adapter" and self.method == "full":
-            raise ValueError("publish: adapter needs method: lora")
+            raise ValueError("publish: adapter needs method: lora or qlora")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_is_apart(self) -> Self:
+        if self.judge is not None and self.judge == self.reward:
+            raise ValueError("judge is the reward itself: remove it, or name a scorer that is not trained against")
+        if self.judge is not None and not self.evaluation_prompts:
+            raise ValueError("a judge chooses on prompts of its own: set evaluation_prompts")
         return self
 
     @model_validator(mode="after")
     def _critic_has_what_it_needs(self) -> Self:
         if self.ppo.critic == "adapter" and self.method == "full":
-            raise ValueError("ppo.critic: adapter needs method: lora; shared and separate go with either")
+            raise ValueError("ppo.critic: adapter needs method: lora or qlora; shared and separate go with either")
         if self.critic_from is not None and self.ppo.critic != "separate":
             raise ValueError("critic_from gives the value model a trunk of its own: set ppo.critic: separate")
         return self

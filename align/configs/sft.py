@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from align.configs.base import InstructionData, LoraSettings, Reference, StageConfig, TrainConfig
+from align.configs.base import InstructionData, LoraSettings, Method, Reference, StageConfig, TrainConfig
 
 
 class SftConfig(StageConfig):
@@ -14,10 +14,10 @@ class SftConfig(StageConfig):
 
     kind: Literal["sft"]
     model: Reference
-    method: Literal["full", "lora"] = "full"
+    method: Method = "full"
     lora: LoraSettings | None = None
     publish: Literal["merged", "adapter"] = "merged"
-    """What a LoRA stage publishes: merged weights with the adapter beside them, or the adapter alone."""
+    """What a stage with adapters publishes: merged weights with the adapter beside them, or the adapter alone."""
     data: list[InstructionData] = Field(min_length=1)
     evaluation_data: list[InstructionData] = []
     max_length: PositiveInt = 512
@@ -27,7 +27,7 @@ class SftConfig(StageConfig):
     @model_validator(mode="after")
     def _lora_only_with_lora(self) -> SftConfig:
         if self.lora is not None and self.method == "full":
-            raise ValueError("`lora:` is set, but method is full: set method: lora, or remove the block")
+            raise ValueError("`lora:` is set, but method is full: set method: lora or qlora, or remove the block")
         if self.publish == "adapter" and self.method == "full":
-            raise ValueError("publish: adapter needs method: lora")
+            raise ValueError("publish: adapter needs method: lora or qlora")
         return self

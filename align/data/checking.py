@@ -17,8 +17,10 @@ from align.configs.base import (
     SelectionConfig,
     TextData,
 )
+from align.configs.evaluate import EvaluateConfig
+from align.configs.ppo import PPOStageConfig
 from align.configs.reward import RewardConfig, RewardLabels
-from align.data import examples
+from align.data import examples, sources
 from align.data.examples import Labelled, MultiLabelled
 from align.errors import UsageError
 
@@ -37,6 +39,8 @@ def check(config: StageConfig) -> list[str]:
     problems: list[str] = []
     labels: dict[str, Counter[str]] = {}
     for field, index, data in _selections(config):
+        if sources.waits_for_an_artifact(data.dataset):
+            continue
         try:
             found = _READERS[type(data)]([data])
         except UsageError as error:
@@ -44,9 +48,22 @@ def check(config: StageConfig) -> list[str]:
             continue
         if isinstance(data, LabelledData):
             labels.setdefault(field, Counter()).update(name for example in found for name in _label_names(example))
-    if isinstance(config, RewardConfig) and config.labels is not None and not problems:
+    if isinstance(config, RewardConfig) and labels.get("data") and config.labels is not None and not problems:
         problems += _label_problems(config.labels, labels)
     return problems
+
+
+def prompts_in_common(ppo: PPOStageConfig, evaluation: EvaluateConfig) -> int:
+    """On how many prompts of an evaluation a judge has chosen the policy already: it must be none.
+
+    Raises:
+        UsageError: the data of either cannot be read.
+    """
+    waiting = (sources.waits_for_an_artifact(data.dataset) for data in (*ppo.evaluation_prompts, *evaluation.data))
+    if ppo.judge is None or any(waiting):
+        return 0
+    seen = {" ".join(prompt.split()) for prompt in examples.prompts(ppo.evaluation_prompts)}
+    return sum(" ".join(example.prompt.split()) in seen for example in examples.evaluation(evaluation.data))
 
 
 def _selections(config: Config, prefix: str = "") -> Iterator[tuple[str, int, SelectionConfig]]:

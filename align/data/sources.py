@@ -16,7 +16,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from align.configs.base import DatasetConfig, LastReply, SelectionConfig
 from align.data import dialogues, templates
@@ -24,7 +26,12 @@ from align.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
+AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
+
 Row = dict[str, Any]
+
+SAMPLES = "samples.jsonl"
+"""The file of an evaluation that holds its rows."""
 
 _LARGEST_CSV_FIELD = 2**31 - 1  # the most that a C long holds on every platform
 _HUB_PATIENCE = 5.0
@@ -119,6 +126,8 @@ def place(dataset: DatasetConfig) -> str:
     """How errors call a data set: its file, its Hub id, its generator."""
     if dataset.path is not None:
         return dataset.path
+    if dataset.artifact is not None:
+        return f"samples of {dataset.artifact}"
     if dataset.hub is not None:
         return f"hub:{dataset.hub}" + (f" ({dataset.split})" if dataset.split else "")
     return f"generator {dataset.generator} ({dataset.split or 'train'})"
@@ -133,6 +142,8 @@ def fingerprint(dataset: DatasetConfig) -> str:
     if dataset.path is not None:
         path = _existing(dataset.path)
         source = ["file", path.suffix, _file_digest(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns)]
+    elif dataset.artifact is not None:
+        source = ["artifact"]  # an input of the stage, whose digest counts by itself
     elif dataset.hub is not None:
         source = ["hub", dataset.hub, dataset.subset, dataset.split or "train", dataset.revision]
     else:
@@ -148,6 +159,25 @@ def fingerprint(dataset: DatasetConfig) -> str:
         "seed": dataset.seed if dataset.parts else None,
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def with_files(config: AnyConfig, directories: Mapping[str, Path]) -> AnyConfig:
+    """A configuration whose data sets that are artifacts are files: those in `directories`, by reference."""
+    if isinstance(config, DatasetConfig) and config.artifact is not None:
+        file = str(directories[config.artifact] / SAMPLES)
+        return config.model_copy(update={"artifact": None, "path": file})
+
+    def located(value: Any) -> Any:
+        if isinstance(value, list):
+            return [located(item) for item in value]
+        return with_files(value, directories) if isinstance(value, BaseModel) else value
+
+    return config.model_copy(update={name: located(getattr(config, name)) for name in type(config).model_fields})
+
+
+def waits_for_an_artifact(dataset: DatasetConfig) -> bool:
+    """Whether rows are there only when an earlier stage is done."""
+    return dataset.artifact is not None or (dataset.exclude is not None and waits_for_an_artifact(dataset.exclude))
 
 
 def number(value: Any) -> float | None:
@@ -212,6 +242,8 @@ def _source_rows(dataset: DatasetConfig) -> list[Row]:
     if dataset.path is not None:
         path = _existing(dataset.path)
         return _READERS[path.suffix](path)
+    if dataset.artifact is not None:
+        raise UsageError(f"{place(dataset)} can only be read while a recipe runs")
     if dataset.hub is not None:
         return _hub_rows(dataset)
     return dialogues.generate(dataset.generator or "", dialogues.split_name(dataset.split), dataset.size, dataset.seed)

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Literal, cast
 
+import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -39,8 +40,16 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
     edit_json(settings, base_model_name_or_path="", target_modules=sorted(targets))
 
 
-def merged(model: PeftModel) -> PreTrainedModel:
-    """The model with its adapter added into the weights. Consumes `model`."""
+def merged(model: PeftModel, adapter: Path) -> PreTrainedModel:
+    """The model with its adapter, which was saved to `adapter`, added into the weights. Consumes `model`.
+
+    A base of 4 bits becomes float32 first. What it stands for does not change by that, where adding into 4 bits would
+    round the adapter away.
+    """
+    if getattr(model.get_base_model(), "is_quantized", False):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            model = PeftModel.from_pretrained(model.unload().dequantize(torch.float32), str(adapter))
     return cast(PreTrainedModel, model.merge_and_unload(safe_merge=True))
 
 
@@ -60,4 +69,4 @@ def save_tuned(
         save_tokenizer(tokenizer, directory)
     else:
         save_adapter(model, directory / "adapter")
-        save_model(merged(model), tokenizer, directory)
+        save_model(merged(model, directory / "adapter"), tokenizer, directory)

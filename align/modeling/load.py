@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -69,7 +71,12 @@ def load_config(directory: Path) -> PretrainedConfig:
 
 
 def load_causal_or_seq2seq(
-    directory: Path, *, base: Path | None = None, dropout: float | None = None, dtype: torch.dtype = torch.float32
+    directory: Path,
+    *,
+    base: Path | None = None,
+    dropout: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    four_bits: bool = False,
 ) -> PreTrainedModel:
     """A language model, decoder-only or encoder-decoder as its configuration says, in evaluation mode.
 
@@ -78,22 +85,32 @@ def load_causal_or_seq2seq(
         base: What the adapter was trained on.
         dropout: Overrides every dropout rate of the configuration.
         dtype: Of the weights, whatever they are stored as: training needs float32.
+        four_bits: Hold the weights of linear layers as 4-bit NormalFloats, for adapters to train on.
 
     Raises:
-        UsageError: where the directory holds no language model, or an adapter without `base`.
+        UsageError: where the directory holds no language model, or an adapter without `base`; for `four_bits` without
+            bitsandbytes.
     """
     if is_adapter(directory):
+        if four_bits:
+            raise UsageError(f"{directory} holds an adapter alone: publish it with `publish: merged` for method: qlora")
         return _with_adapter(directory, base, dropout, dtype)
     config = load_config(directory)
     if dropout is not None:
         set_dropout(config, dropout)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    quantized = {"quantization_config": _normal_float(dtype)} if four_bits else {}
     model: PreTrainedModel = _attempt(
         lambda: auto.from_pretrained(
-            str(directory), config=config, dtype=dtype, local_files_only=True, trust_remote_code=False
+            str(directory), config=config, dtype=dtype, local_files_only=True, trust_remote_code=False, **quantized
         ),
         f"{directory} holds no language model that can be loaded",
     )
+    for module in model.modules():
+        # A path of bitsandbytes for inference on some CPUs. It rounds to bfloat16, so that sampling would disagree with
+        # training, and packs the weights of a layer anew in their place.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model.eval()
 
 
@@ -152,6 +169,18 @@ def set_dropout(config: PretrainedConfig, rate: float) -> None:
 def parameter_count(model: torch.nn.Module, *, trainable: bool = False) -> int:
     """Number of parameters, tied ones once."""
     return sum(part.numel() for part in model.parameters() if part.requires_grad or not trainable)
+
+
+def _normal_float(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """4-bit NormalFloats whose scales are quantized too (Dettmers et al. 2023, section 3)."""
+    if find_spec("bitsandbytes") is None:
+        raise UsageError("method: qlora needs bitsandbytes: pip install 'align-rlhf[quantization]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else dtype,
+    )
 
 
 def _with_adapter(directory: Path, base: Path | None, dropout: float | None, dtype: torch.dtype) -> PreTrainedModel:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from align.configs import StageConfig
 from align.configs.base_model import BaseModelConfig
+from align.configs.evaluate import EvaluateConfig
+from align.configs.ppo import PPOStageConfig
 from align.data import checking
 from align.errors import AlignError, UsageError
 from align.pipeline import identity
@@ -103,7 +105,23 @@ def check(recipe: Recipe, registry: Registry, stages: Collection[str] | None = N
     for name in stages if stages is not None else recipe.stages:
         found = [_placed(recipe, name, problem) for problem in checking.check(recipe.stages[name])]
         problems += [*found, *_missing(recipe, registry, name, data=not found)]
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys(problems or _chosen_on_what_is_measured(recipe, stages)))
+
+
+def _chosen_on_what_is_measured(recipe: Recipe, stages: Collection[str] | None) -> Iterator[str]:
+    """Policies that a judge chose on prompts of the evaluation which is to show that they are better."""
+    chosen = [(name, config) for name, config in recipe.stages.items() if isinstance(config, PPOStageConfig)]
+    for name, config in recipe.stages.items():
+        if not isinstance(config, EvaluateConfig) or (stages is not None and name not in stages):
+            continue
+        for policy, ppo in chosen:
+            if policy in config.models and (count := checking.prompts_in_common(ppo, config)):
+                yield _placed(
+                    recipe,
+                    policy,
+                    f"evaluation_prompts.0: the judge chooses on {count} prompts that {name} measures on; "
+                    "take others, so that the evaluation stays honest",
+                )
 
 
 def ordered(recipe: Recipe, wanted: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from filelock import BaseFileLock, Timeout
 
 from align import interrupt, stages, tracking
 from align.configs import StageConfig
+from align.data import sources
 from align.errors import AlignError, Interrupted, UsageError
 from align.pipeline import identity
 from align.pipeline.planning import Plan, Source, Step, check, same_inputs
@@ -126,7 +127,8 @@ def _compute(
     try:
         with interrupt.guarded():
             _prepare_libraries(step.config)
-            metrics = stages.load(step.kind).run(step.config, directories, workspace, tracker)
+            config = sources.with_files(step.config, directories)
+            metrics = stages.load(step.kind).run(config, directories, workspace, tracker)
         exit_code = 0
         return metrics
     except Interrupted as error:

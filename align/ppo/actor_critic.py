@@ -20,9 +20,9 @@ VALUE_ADAPTER = "value"
 class ActorCritic(nn.Module):
     """A language model, a value model, and the reference policy it must stay close to.
 
-    With LoRA the reference is the trunk with the adapter off, or with `reference_adapter` on. With full fine-tuning it
-    is one frozen copy, or `reference` where one is given. Dropout is off everywhere: a policy that drops out disagrees
-    with itself about the probability of what it said.
+    With LoRA the reference is the trunk with the adapter off, or with `reference_adapter` on. With full fine-tuning,
+    and where anything outside of the adapters trains as well, it is one frozen copy, or `reference` where one is given.
+    Dropout is off everywhere: a policy that drops out disagrees with itself about the probability of what it said.
 
     The value model is `value_model` where one is given. Otherwise it is a new head, and `critic` says on what: the
     policy's trunk (`shared`), that trunk with an adapter of its own in the place of the policy's (`adapter`), or a copy
@@ -44,9 +44,10 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.model = model
         self.reference_adapter = reference_adapter
-        self.uses_adapter = hasattr(model, "disable_adapter")
-        if reference is None and not self.uses_adapter:
+        if reference is None and not _only_adapters_train(model):
             reference = copy.deepcopy(model)
+            if reference_adapter is not None:
+                reference.set_adapter(reference_adapter)  # type: ignore[operator]
         self.reference = reference
         if reference is not None:
             reference.requires_grad_(False)
@@ -135,10 +136,21 @@ class ActorCritic(nn.Module):
         return value.float()
 
 
+def _only_adapters_train(model: Any) -> bool:
+    """Whether the trunk without its adapters stays what it is. (`bias` of LoRA and weights unfrozen by hand do not.)"""
+    names = [f".{name}" for name in getattr(model, "peft_config", {})]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return bool(names) and all(any(f"{adapter}." in f"{name}." for adapter in names) for name in trained)
+
+
 def _add_value_adapter(model: Any) -> None:
     """A second adapter of the same shape as the policy's, which trains as well."""
     if not hasattr(model, "add_adapter") or not hasattr(model, "active_adapter"):
         raise UsageError("critic: adapter needs a policy with an adapter; shared and separate go with any")
+    if getattr(model.peft_config[model.active_adapter], "bias", "none") != "none":
+        raise UsageError(
+            "critic: adapter goes with adapters that leave biases alone: set bias='none', or another critic"
+        )
     policy = model.active_adapter
     with _same_trainable(model):
         model.add_adapter(VALUE_ADAPTER, copy.deepcopy(model.peft_config[policy]))

@@ -41,9 +41,9 @@ class Callbacks:
         self.tell("on_log", update, logs=dict(figures))
 
     def evaluated(self, figures: Mapping[str, float], update: int) -> None:
-        """Tell of an evaluation."""
+        """Tell of an evaluation. Callbacks of transformers look for figures whose names begin with `eval_`."""
         self.control.should_evaluate = False
-        self.tell("on_evaluate", update, metrics=dict(figures))
+        self.tell("on_evaluate", update, metrics={**figures, **{f"eval_{name}": figures[name] for name in figures}})
 
     def saved(self, update: int) -> None:
         """Tell of a checkpoint."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,29 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from align.configs.ppo import PPOConfig
+from align.errors import UsageError
 from align.ppo.actor_critic import ActorCritic, restore, weights
+from align.ppo.prompts import Prompt
 from align.ppo.state import State
+
+FREE = {
+    *("total_episodes", "num_train_epochs", "max_steps", "eval_steps", "save_steps", "save_total_limit", "health"),
+    *("num_eval_samples", "early_stopping_patience", "tokens_per_micro_batch", "gradient_checkpointing"),
+}
+"""Settings that a resumed run may change: how far it goes, what it shows and keeps, and how much memory it takes."""
+
+
+def origin(args: PPOConfig, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What a run is made from, besides its models: all that may not change between its parts."""
+    settings = args.model_dump(mode="json", include=PPOConfig.model_fields.keys() - FREE)
+    tokens = json.dumps([prompt.token_ids for prompt in prompts])
+    return {**settings, "train_dataset": hashlib.sha256(tokens.encode()).hexdigest()}
 
 
 def write(
     directory: Path,
+    made_from: dict[str, Any],
     actor_critic: ActorCritic,
     best_weights: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
@@ -25,15 +45,38 @@ def write(
     save_file(weights(actor_critic), directory / "weights.safetensors")
     save_file(best_weights, directory / "best.safetensors")
     torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, directory / "optimizer.pt")
+    (directory / "origin.json").write_text(json.dumps(made_from, indent=1), encoding="utf-8")
     (directory / "state.json").write_text(state.to_json(), encoding="utf-8")
 
 
 def read(
-    directory: Path, actor_critic: ActorCritic, optimizer: torch.optim.Optimizer, scheduler: Any
+    directory: Path,
+    made_from: dict[str, Any],
+    actor_critic: ActorCritic,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
 ) -> tuple[State, dict[str, Tensor]]:
-    """Put back weights, optimizer and scheduler; returns the state and the best weights."""
+    """Put back weights, optimizer and scheduler; returns the state and the best weights.
+
+    Raises:
+        UsageError: the run that wrote the checkpoint had other settings, prompts or weights.
+    """
     device = actor_critic.device
-    restore(actor_critic, load_file(directory / "weights.safetensors"))
+    before = json.loads((directory / "origin.json").read_text(encoding="utf-8"))
+    changed = [
+        f"{name} (was {before.get(name)!r:.40}, is {value!r:.40})"
+        for name, value in made_from.items()
+        if before.get(name) != value
+    ]
+    if changed:
+        raise UsageError(
+            f"{directory} is of a run with other settings: {', '.join(changed)}. Set them back, or start anew"
+        )
+    saved_weights = load_file(directory / "weights.safetensors")
+    shapes = {name: weight.shape for name, weight in actor_critic.trainable.items()}
+    if {name: weight.shape for name, weight in saved_weights.items()} != shapes:
+        raise UsageError(f"{directory} is of a run whose model or critic had other weights")
+    restore(actor_critic, saved_weights)
     saved = torch.load(directory / "optimizer.pt", weights_only=True, map_location=device)
     optimizer.load_state_dict(saved["optimizer"])
     scheduler.load_state_dict(saved["scheduler"])

@@ -33,10 +33,11 @@ def head_of(value_model: nn.Module) -> nn.Module:
     inner = unwrapped(value_model)
     head: nn.Module | None = getattr(inner, "score", None) or getattr(inner, "classification_head", None)
     if head is None or inner.config.num_labels != 1:
+        labels = "" if head is None else f" (it has {inner.config.num_labels})"
         raise UsageError(
             f"value_model {type(inner).__name__} cannot be a critic: it needs to be a decoder-only or encoder-decoder "
-            f"sequence classifier with num_labels=1 (it has {inner.config.num_labels}). Leave value_model out for a "
-            "value head on the policy's own trunk"
+            f"sequence classifier with num_labels=1{labels}. Leave value_model out for a value head on the policy's "
+            "own trunk"
         )
     return head
 

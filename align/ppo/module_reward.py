@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from align.errors import UsageError
 from align.modeling.trunk import unwrapped
-from reward_models import CheckedModel, checked
+from reward_models import CheckedModel, RewardError, checked
 from reward_models.classifier import Classifier, Reading
 
 
@@ -24,9 +24,14 @@ def as_reward(model: Any, tokenizer: PreTrainedTokenizerBase) -> CheckedModel:
         UsageError: a module whose score is not one number, or whose vocabulary is smaller than the tokenizer's.
     """
     if not isinstance(model, nn.Module) or inspect.ismethod(getattr(model, "score", None)):
-        return checked(model)
+        try:
+            return checked(model)
+        except RewardError as error:
+            raise UsageError(f"reward_model: {error}") from error
     inner = unwrapped(model)
     name = f"reward_model ({type(inner).__name__})"
+    if getattr(inner, "get_output_embeddings", lambda: None)() is not None:
+        raise UsageError(f"{name} is a language model: a reward is a sequence classifier, a RewardModel or a function")
     if getattr(getattr(inner, "config", None), "num_labels", 1) != 1:
         raise UsageError(
             f"{name} has {inner.config.num_labels} labels, and which one is good cannot be guessed: "

@@ -50,7 +50,7 @@ _REASONS = {
     "held-out prompts are evaluated before the first update and every `eval_steps`": (
         "eval_strategy eval_delay eval_on_start num_sample_generations do_train do_eval do_predict"
     ),
-    "with held-out prompts the best policy by reward, within `max_eval_kl`, is always the one kept": (
+    "with held-out prompts the best policy by reward (or by `judge`), within `max_eval_kl`, is always the one kept": (
         "load_best_model_at_end metric_for_best_model greater_is_better"
     ),
     "a checkpoint always holds everything; go on from it with train(resume_from_checkpoint=True)": (

@@ -115,7 +115,10 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
-    """The coefficient after `episodes` responses with mean `kl` nats: one step towards `target`, errors clipped."""
+    """The coefficient after `episodes` responses with mean `kl` nats: one step towards `target`, errors clipped.
+
+    `episodes` must be fewer than five times `horizon`, or else one step could make the coefficient negative.
+    """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)
 

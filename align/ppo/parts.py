@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 
 from align.configs.tracking import WandbConfig
-from align.errors import UsageError
 from align.ppo.actor_critic import ActorCritic
 from align.ppo.arguments import PPOConfig
 from align.tracking import NullTracker, Tracker, WandbTracker
@@ -21,36 +19,11 @@ from align.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 
-def check_parts(model: Any, ref_model: Any, reward_model: Any, peft_config: Any) -> None:
-    """What TRL's users have got wrong before, said before anything is loaded or moved."""
-    if reward_model is None:
-        raise UsageError("PPOTrainer needs a reward_model: a RewardModel, a function, or a sequence classifier")
-    if ref_model is model:
-        raise UsageError("ref_model is the model itself, which will change: leave it out, and a copy is kept")
-    if peft_config is not None and isinstance(model, PeftModel):
-        raise UsageError("model has adapters already: leave peft_config out, or merge them first")
-    trained = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
-    if peft_config is None and trained & {torch.bfloat16, torch.float16}:
-        logger.warning(
-            "the policy's weights have 16 bits, in which small updates are lost: load it with dtype=torch.float32, and "
-            "set bf16=True to compute in 16 bits"
-        )
-
-
 def move(modules: Sequence[Any], device: str) -> None:
     """Move what is a module; quantized ones are where they were loaded to, and stay."""
     for module in modules:
         if isinstance(module, nn.Module) and not getattr(module, "is_quantized", False):
             module.to(device)
-
-
-def check_critic(value_model: Any, policy_vocabulary: int, tokens: int) -> None:
-    """A value model reads the policy's own tokens, and must know all of them."""
-    known = value_model.get_input_embeddings().weight.shape[0]
-    if known < min(policy_vocabulary, tokens):
-        raise UsageError(
-            f"value_model knows {known} tokens, but the policy {policy_vocabulary}: it must share its tokenizer"
-        )
 
 
 def optimizer_of(

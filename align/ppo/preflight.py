@@ -23,7 +23,7 @@ from reward_models import CheckedModel
 logger = logging.getLogger(__name__)
 
 TOLERANCE, HALF_TOLERANCE = 1e-5, 0.1
-"""Nats, per token, in float32 and in 16 bits."""
+"""Nats, per token, in float32 and in fewer bits."""
 LEAST_STOP_LOG_PROB = -20.0
 """Nats: a stop token less likely than this everywhere does not come up in a training."""
 ROWS = 4
@@ -39,14 +39,23 @@ def check(
     starts_at_reference: bool,
 ) -> None:
     """Raise an `AlignError` that names every check which fails on the first rollout."""
-    in_float32 = not actor_critic.bf16 and unwrapped(actor_critic.model).dtype == torch.float32
+    policy = unwrapped(actor_critic.model)
+    in_float32 = not actor_critic.bf16 and policy.dtype == torch.float32 and not getattr(policy, "is_quantized", False)
     tolerance = TOLERANCE if in_float32 else HALF_TOLERANCE
     some = torch.arange(min(ROWS, len(rollout.prompts)))
     failures = []
     if not starts_at_reference:
         skipped("kl-zero", "the reference policy was given")
     elif (kl := float(rollout.log_ratios.abs().max())) > tolerance:
-        failures.append(f"kl-zero: policy and reference differ by {kl:.2g} nats before the first update, and must not")
+        hint = (
+            "; does the policy's adapter hold training already? Merge it (merge_and_unload) and pass peft_config, or "
+            "load it a second time and name that ref_adapter_name"
+            if hasattr(actor_critic.model, "peft_config")
+            else ""
+        )
+        failures.append(
+            f"kl-zero: policy and reference differ by {kl:.2g} nats before the first update, and must not{hint}"
+        )
     if (drift := _drift(actor_critic, rollout, some, temperature)) > tolerance:
         failures.append(
             f"ratio-one: the same weights give log-probabilities that differ by {drift:.2g}; "
@@ -161,8 +170,9 @@ def _stop_token_failures(
         failures.append(f"eos-reachable: the model has no token {stop_token_id}, which is to end its responses")
     elif (highest := max(float(some[:, stop_token_id].max()) for some in log_probs)) < LEAST_STOP_LOG_PROB:
         failures.append(
-            f"eos-reachable: the stop token {stop_token_id} has log-probability {highest:.0f} at most, so no response "
-            "ends with it; was it trained, or is it another token's job? stop_token: null does without"
+            f"eos-reachable: the stop token {stop_token_id} has log-probability {highest:.0f} at most at temperature "
+            f"{temperature:g}, so no response ends with it; was it trained, or is it another token's job? "
+            "stop_token: null does without"
         )
     ended = rollout.batch.response_ids[rollout.finished]
     last = rollout.mask[rollout.finished].sum(1, keepdim=True) - 1

@@ -33,24 +33,35 @@ def as_prompts(
     Raises:
         UsageError: a row has neither, is empty, or has a token that a model of `vocabulary` tokens does not know.
     """
+    if isinstance(rows, Mapping):
+        raise UsageError(f"the prompts are several data sets ({', '.join(map(str, rows))}): choose one of them")
     prompts = []
     for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise UsageError(f"row {number} of the prompts is no mapping with `prompt` or `input_ids`, but {row!r:.80}")
         found = {**row, **_collated(row, collator)} if collator is not None else row
+        if isinstance(found.get("prompt"), list):
+            raise UsageError(
+                f"row {number} of the prompts is a list of messages: make it text first, with "
+                "tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"
+            )
+        text = found.get("prompt")
         if "input_ids" in found:
-            token_ids = _without_padding(found)
-            text = found.get("prompt") or tokenizer.decode(token_ids, skip_special_tokens=True)
-        elif isinstance(found.get("prompt"), str):
-            text = found["prompt"]
+            token_ids = _without_padding(found, number)
+        elif isinstance(text, str):
             token_ids = tokenizer(text)["input_ids"]
         else:
             raise UsageError(f"row {number} of the prompts has neither `prompt` nor `input_ids`: {sorted(found)}")
         if not token_ids:
             raise UsageError(f"row {number} of the prompts is empty")
+        if min(token_ids) < 0:
+            raise UsageError(f"row {number} of the prompts has token {min(token_ids)}, which is none")
         if max(token_ids) >= vocabulary:
             raise UsageError(
                 f"row {number} of the prompts has token {max(token_ids)}, but the model knows only {vocabulary}: "
                 "the tokenizer is not this model's"
             )
+        text = text or tokenizer.decode(token_ids, skip_special_tokens=True)
         prompts.append(Prompt(text, token_ids, found.get("reference")))
     return prompts
 
@@ -72,8 +83,11 @@ def _collated(row: Mapping[str, Any], collator: Collator) -> dict[str, Any]:
     return {name: torch.as_tensor(batch[name])[0] for name in ("input_ids", "attention_mask") if name in batch}
 
 
-def _without_padding(row: Mapping[str, Any]) -> list[int]:
-    token_ids = torch.as_tensor(row["input_ids"]).tolist()
+def _without_padding(row: Mapping[str, Any], number: int) -> list[int]:
+    tensor = torch.as_tensor(row["input_ids"])
+    if tensor.dim() != 1 or (tensor.is_floating_point() and len(tensor)):
+        raise UsageError(f"row {number} of the prompts: input_ids must be one list of whole numbers")
+    token_ids = tensor.tolist()
     if (mask := row.get("attention_mask")) is None:
         return list(token_ids)
     return [token for token, real in zip(token_ids, torch.as_tensor(mask).tolist(), strict=True) if real]

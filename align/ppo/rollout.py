@@ -53,6 +53,10 @@ class Rollout:
         """[b] nats per response from the reference, by the k1 estimator."""
         return self.log_ratios.sum(1)
 
+    def scored_by(self, judge: RewardModel) -> list[float]:
+        """What another scorer gives these responses, [b]."""
+        return scored(judge, self.prompts, self.responses)
+
 
 def roll_out(
     actor_critic: ActorCritic,
@@ -80,11 +84,8 @@ def roll_out(
             generator=generator,
         )
     responses = decode(tokenizer, token_ids)
-    scores = reward.score(
-        [prompt.text for prompt in prompts],
-        [response.text for response in responses],
-        [prompt.reference or "" for prompt in prompts] if any(prompt.reference for prompt in prompts) else None,
-    )
+    texts = [response.text for response in responses]
+    scores = scored(reward, prompts, texts)
     device = actor_critic.device
     batch = Batch.build([prompt.token_ids for prompt in prompts], token_ids, pad_token_id, device)
     shape = batch.response_ids.shape
@@ -100,7 +101,7 @@ def roll_out(
                 reference_log_probs[rows, :width] = response_log_probs(reference, part, settings.temperature)
     return Rollout(
         list(prompts),
-        [response.text for response in responses],
+        texts,
         batch,
         log_probs,
         reference_log_probs,
@@ -111,14 +112,31 @@ def roll_out(
     )
 
 
+def scored(reward: RewardModel, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    """One score a response; references go along where a prompt has one."""
+    references = [prompt.reference or "" for prompt in prompts] if any(prompt.reference for prompt in prompts) else None
+    return reward.score([prompt.text for prompt in prompts], responses, references)
+
+
 def micro_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
-    """Rows [some] of like length, so that rows times the longest of them stays within `budget` tokens."""
+    """Rows [some] of like length, so that rows times the longest of them stays within `budget` tokens.
+
+    A micro-batch of a quarter of that is closed where one more row would make it padding by more than an eighth.
+    """
     order = lengths.argsort(descending=True, stable=True)
-    start = 0
-    while start < len(order):
-        count = max(1, budget // int(lengths[order[start]]))
-        yield order[start : start + count]
-        start += count
+    rows: list[int] = []
+    longest = real = 0
+    for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        if rows:
+            size = longest * (len(rows) + 1)
+            if size > budget or (longest * len(rows) >= budget // 4 and real + length < size * 7 / 8):
+                yield order.new_tensor(rows)
+                rows, real = [], 0
+        if not rows:
+            longest = length
+        rows.append(row)
+        real += length
+    yield order.new_tensor(rows)
 
 
 def _look_up(actor_critic: ActorCritic, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,11 +11,18 @@ from align.ppo.objective import RunningMoments
 
 @dataclass
 class Best:
-    """The best policy so far, by the reward of held-out prompts within the KL budget."""
+    """The best policy so far, by its score on held-out prompts within the KL budget."""
 
     update: int = 0
     reward: float = -math.inf
     kl: float = 0.0
+    judged: float | None = None
+    """Mean of the judge's scores, by which the policy was chosen where there is a judge."""
+
+    @property
+    def score(self) -> float:
+        """What it was chosen by."""
+        return self.reward if self.judged is None else self.judged
 
 
 @dataclass
@@ -27,6 +34,9 @@ class State:
     first_length: float = 0.0
     moments: RunningMoments = field(default_factory=RunningMoments)
     best: Best = field(default_factory=Best)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    """Figures of every evaluation so far, with their `update`."""
+    evaluations_since_best: int = 0
     stopped: str | None = None
     """Why training ended early."""
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ from align.ppo import checkpoint, health, objective, preflight
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.arguments import PPOConfig
 from align.ppo.callbacks import Callbacks
+from align.ppo.compatibility import check_adapters, check_critic, check_lengths, check_models, check_tokenizer
 from align.ppo.figures import of_update
 from align.ppo.learning import accumulate_gradients, advantages_and_returns
 from align.ppo.module_reward import as_reward
-from align.ppo.parts import check_critic, check_parts, move, optimizer_of, tracker_of
+from align.ppo.parts import move, optimizer_of, tracker_of
 from align.ppo.prompts import Collator, Prompt, Rows, as_prompts, batch_of
 from align.ppo.rollout import Rollout, roll_out
 from align.ppo.schedule import in_updates, learning_rate_share
@@ -68,6 +70,7 @@ class PPOTrainer:
         callbacks: callbacks of transformers.
         peft_config: adapters for `model`, which then alone train.
         tracker: where figures and sample tables go (default: what `args.report_to` says).
+        judge: chooses the best policy by its scores of `eval_dataset`, where `reward_model` otherwise does.
         checkpoint_dir: where to save, and to resume from without being asked (default: `args.output_dir`, from which
             only `train(resume_from_checkpoint=...)` resumes).
     """
@@ -88,15 +91,19 @@ class PPOTrainer:
         peft_config: Any = None,
         *,
         tracker: Tracker | None = None,
+        judge: Any = None,
         checkpoint_dir: Path | None = None,
     ) -> None:
-        check_parts(model, ref_model, reward_model, peft_config)
+        check_models(model, ref_model, reward_model, value_model, peft_config)
+        check_adapters(model, args)
+        check_tokenizer(processing_class, args)
         torch.manual_seed(args.seed)
         self.args = args
         self.processing_class = processing_class
         if torch.cuda.is_available() and not args.use_cpu:
             move((model, ref_model, value_model, reward_model), "cuda")
         self.reward = as_reward(reward_model, processing_class)
+        self.judge = None if judge is None else as_reward(judge, processing_class)
         self.model = model if peft_config is None else get_peft_model(model, peft_config)
         if args.model_adapter_name is not None:
             self.model.set_adapter(args.model_adapter_name)
@@ -122,6 +129,7 @@ class PPOTrainer:
             check_critic(value_model, vocabulary, len(processing_class))
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
+        check_lengths(self.model, [*self.prompts, *self.eval_prompts], args.response_length)
         episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.prompts) * args.num_generations)
         self.updates = math.ceil(episodes / args.batch_size)
         if args.max_steps > 0:
@@ -151,6 +159,7 @@ class PPOTrainer:
         self.checkpoint_dir = Path(output_dir) if checkpoint_dir is None and output_dir and saves else checkpoint_dir
         self.tracker = tracker or tracker_of(args)
         self.state = State(kl_coef=args.kl_coef)
+        self._origin = checkpoint.origin(args, self.prompts)
         self.best_weights = weights(self.actor_critic)
 
     def train(self, resume_from_checkpoint: bool | str | Path | None = None) -> State:
@@ -161,9 +170,15 @@ class PPOTrainer:
                 `checkpoint_dir` the newest is taken unless this is False.
 
         Raises:
-            AlignError: a preflight check failed, or a figure became NaN. Nothing is lost: a checkpoint is kept.
+            AlignError: a preflight check failed; a reward did, and a checkpoint was written first; or a figure became
+                NaN, and the checkpoints of earlier updates are kept.
             Interrupted: a signal came; a checkpoint was written first.
         """
+        if self.checkpoint_dir is not None:
+            try:
+                self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"checkpoints cannot be written to {self.checkpoint_dir}: {error.strerror}") from error
         self._resume(resume_from_checkpoint)
         eval_steps, save_steps = (
             in_updates(every, self.updates) for every in (self.args.eval_steps, self.args.save_steps)
@@ -172,21 +187,18 @@ class PPOTrainer:
         with track("ppo", self.updates, self.state.update) as advance:
             if self.state.update == 0:
                 preflight.check_polarity(self.reward)
-                self.evaluate()
+                self._scored(self.evaluate)
             while self.state.update < self.updates and self.state.stopped is None:
                 self.callbacks.tell("on_step_begin", self.state.update)
-                try:
-                    figures = self._update()
-                except RewardError as error:  # raised before any weight has changed
-                    self._save()
-                    raise AlignError(f"PPO stopped in update {self.state.update + 1}: {error}") from error
+                figures = self._scored(self._update)
                 advance(score=figures["objective/scores"], kl=figures["objective/kl"])
                 asked = self.callbacks.tell("on_step_end", self.state.update)
                 if asked.should_training_stop and self.state.stopped is None:
                     self.state.stopped = "a callback asked for it"
                 done = self.state.update == self.updates or self.state.stopped is not None
                 if done or asked.should_evaluate or self.state.update % eval_steps == 0:
-                    self.evaluate()
+                    self._scored(self.evaluate)
+                done = done or self.state.stopped is not None
                 if done or asked.should_save or self.state.update % save_steps == 0 or interrupt.requested():
                     self._save()
                 interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
@@ -194,6 +206,14 @@ class PPOTrainer:
         if self.eval_prompts:
             restore(self.actor_critic, self.best_weights)
         return self.state
+
+    def _scored(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Do something that asks for scores. Where a reward fails no weight has changed yet, and all is kept."""
+        try:
+            return work()
+        except RewardError as error:
+            self._save()
+            raise AlignError(f"PPO stopped after update {self.state.update}: {error}") from error
 
     # One update, from prompts to new weights
 
@@ -260,8 +280,8 @@ class PPOTrainer:
         norm = nn.utils.clip_grad_norm_(self.actor_critic.trainable.values(), self.args.max_grad_norm or math.inf)
         if not torch.isfinite(norm):
             raise AlignError(
-                f"PPO stopped in update {self.state.update + 1}: the gradient is not finite. The weights before this "
-                "step are kept in the last checkpoint; a lower learning_rate or reward_clip may help."
+                f"PPO stopped in update {self.state.update + 1}: the gradient is not finite. {self._last_kept()}; "
+                "a lower learning_rate or a reward_clip may help"
             )
         self.optimizer.step()
         return {**means, "policy/grad_norm": norm.detach()}
@@ -279,7 +299,9 @@ class PPOTrainer:
     def _look_after(self, figures: Mapping[str, float]) -> None:
         """Stop on a NaN; warn or stop, as the recipe says, where a figure left its bounds."""
         if broken := health.not_finite(figures):
-            raise AlignError(f"PPO stopped in update {self.state.update}: {', '.join(broken)} is not finite")
+            raise AlignError(
+                f"PPO stopped in update {self.state.update}: {', '.join(broken)} is not finite. {self._last_kept()}"
+            )
         for problem in health.problems(figures, self.state.first_length, self.args.health):
             logger.warning("ppo health, update %d: %s", self.state.update, problem)
             if self.args.health.action == "stop":
@@ -305,19 +327,31 @@ class PPOTrainer:
     # Held-out prompts and the best policy
 
     def evaluate(self) -> dict[str, float]:
-        """Score held-out prompts, always with the same random numbers; keep the policy if it is the best so far."""
+        """Score held-out prompts, always with the same random numbers; keep the policy if it is the best so far.
+
+        A policy of a KL above `max_eval_kl` never is. Ends training where `early_stopping_patience` has run out.
+        """
         if not self.eval_prompts:
             return {}
         rollouts = list(self._held_out())
         reward = float(torch.cat([rollout.scores for rollout in rollouts]).mean())
         kl = float(torch.cat([rollout.kl for rollout in rollouts]).mean())
         figures = {"eval/objective/scores": reward, "eval/objective/kl": kl}
+        if self.judge is not None:
+            figures["eval/judge/scores"] = statistics.fmean(
+                score for rollout in rollouts for score in rollout.scored_by(self.judge)
+            )
+        self.state.evaluations.append({"update": self.state.update, **figures})
+        candidate = Best(self.state.update, reward, kl, figures.get("eval/judge/scores"))
         self.tracker.log(figures, step=self.state.update)
         self._show_samples(rollouts[0])
         within_budget = self.args.max_eval_kl is None or kl <= self.args.max_eval_kl
-        if self.state.update == 0 or (within_budget and reward > self.state.best.reward):
-            self.state.best = Best(self.state.update, reward, kl)
+        self.state.evaluations_since_best += 1
+        if self.state.update == 0 or (within_budget and candidate.score > self.state.best.score):
+            self.state.best, self.state.evaluations_since_best = candidate, 0
             self.best_weights = weights(self.actor_critic)
+        if self.state.evaluations_since_best == self.args.early_stopping_patience and self.state.stopped is None:
+            self.state.stopped = f"{self.state.evaluations_since_best} evaluations without a better policy"
         self.callbacks.evaluated(figures, self.state.update)
         return figures
 
@@ -362,7 +396,7 @@ class PPOTrainer:
         directory = output_dir or self.args.output_dir
         if directory is None:
             raise UsageError("save_model: name a directory, or set output_dir")
-        only = {"selected_adapters": [self.model.active_adapter]} if isinstance(self.model, PeftModel) else {}
+        only = {"selected_adapters": self.model.active_adapters} if isinstance(self.model, PeftModel) else {}
         self.model.save_pretrained(str(directory), **only)
         self.processing_class.save_pretrained(str(directory))
 
@@ -372,6 +406,10 @@ class PPOTrainer:
         for part in (self.model, self.processing_class):
             part.push_to_hub(name)
 
+    def _last_kept(self) -> str:
+        directory = self.checkpoint_dir and newest_complete_checkpoint(self.checkpoint_dir)
+        return f"The last checkpoint is {directory}" if directory else "No checkpoint was written yet"
+
     def _save(self) -> None:
         """Write a checkpoint: complete or absent."""
         if self.checkpoint_dir is None:
@@ -379,7 +417,13 @@ class PPOTrainer:
         keep = self.args.save_total_limit or self.updates + 1
         with new_checkpoint(self.checkpoint_dir, self.state.update, keep) as directory:
             checkpoint.write(
-                directory, self.actor_critic, self.best_weights, self.optimizer, self.lr_scheduler, self.state
+                directory,
+                self._origin,
+                self.actor_critic,
+                self.best_weights,
+                self.optimizer,
+                self.lr_scheduler,
+                self.state,
             )
         self.callbacks.saved(self.state.update)
 
@@ -401,5 +445,7 @@ class PPOTrainer:
             if wanted:
                 raise UsageError(f"there is no checkpoint to resume from in {self.checkpoint_dir or 'output_dir=None'}")
             return
-        self.state, self.best_weights = checkpoint.read(directory, self.actor_critic, self.optimizer, self.lr_scheduler)
+        self.state, self.best_weights = checkpoint.read(
+            directory, self._origin, self.actor_critic, self.optimizer, self.lr_scheduler
+        )
         logger.info("ppo goes on after update %d of %d", self.state.update, self.updates)

@@ -5,13 +5,12 @@ recipe.stages["sft"].model  # "base"
 """
 
 from align.recipe.loading import Recipe, load, shipped
-from align.recipe.references import Reference, builtin_rewards, is_reward_place, needs, parse_reference, stage_inputs
+from align.recipe.references import Reference, builtin_rewards, needs, parse_reference, stage_inputs
 
 __all__ = [
     "Recipe",
     "Reference",
     "builtin_rewards",
-    "is_reward_place",
     "load",
     "needs",
     "parse_reference",

@@ -15,6 +15,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LANGUAGE_MODELS = ("base", "pretrain", "sft", "ppo")
 _CLASSIFIERS = ("reward", "base")
+_REWARD_KEYS = {"ppo": ("reward", "judge"), "evaluate": ("reward",)}
+"""By kind of stage: the keys that take a reward model, which may be more than an artifact."""
 ELSEWHERE = "registry:name@v1, hub:org/name@revision or path:./directory say where else"
 
 
@@ -41,11 +43,6 @@ def parse_reference(text: str) -> Reference:
         name, _, version = rest.partition("@")
         return Reference("registry" if scheme == "registry" else "hub", name, version or None)
     return Reference("other", text)
-
-
-def is_reward_place(place: str) -> bool:
-    """Whether a place in a stage's configuration takes a reward, which may be more than an artifact."""
-    return place.partition(".")[0] == "reward"
 
 
 def builtin_rewards() -> tuple[str, ...]:
@@ -78,8 +75,9 @@ def problems(stages: Mapping[str, StageConfig], names: Sequence[str]) -> Iterato
             message = _problem(stage, config.kind, place, text, stages, names)
             if message:
                 yield ("stages", stage, *(int(key) if key.isdigit() else key for key in place.split("."))), message
-        for keys, message in _spec_problems(getattr(config, "reward", None), ("reward",)):
-            yield ("stages", stage, *keys), message
+        for key in _REWARD_KEYS.get(config.kind, ()):
+            for keys, message in _spec_problems(getattr(config, key), (key,)):
+                yield ("stages", stage, *keys), message
         for index, name in enumerate(config.after):
             if name == stage or name not in names:
                 reason = "a stage cannot come after itself" if name == stage else _unknown(name, names)
@@ -92,12 +90,21 @@ def problems(stages: Mapping[str, StageConfig], names: Sequence[str]) -> Iterato
 def _problem(
     stage: str, kind: str, place: str, text: str, stages: Mapping[str, StageConfig], names: Sequence[str]
 ) -> str | None:
-    reference, for_reward = parse_reference(text), is_reward_place(place)
+    allowed: tuple[str, ...]
+    reference, for_reward = parse_reference(text), place.partition(".")[0] in _REWARD_KEYS.get(kind, ())
     match reference.kind:
         case "stage" if reference.name == stage:
             return "a stage cannot take itself as input"
         case "stage" if reference.name in stages:
-            return _wrong_kind(kind, place, reference.name, stages[reference.name].kind)
+            if place.endswith(".artifact"):
+                allowed, what = ("evaluate",), "an evaluation, whose samples are the rows"
+            elif for_reward or place in ("judge.model", "critic_from"):
+                allowed, what = _CLASSIFIERS, "a classifier"
+            elif kind == "reward" and place == "model":
+                allowed, what = (*_LANGUAGE_MODELS, "reward"), "a model"
+            else:
+                allowed, what = _LANGUAGE_MODELS, "a language model"
+            return _wrong_kind(allowed, what, reference.name, stages[reference.name].kind)
         case "stage" if reference.name in names or (for_reward and reference.name in builtin_rewards()):
             return None
         case "stage":
@@ -130,14 +137,7 @@ def _spec_problems(spec: object, place: KeyPath) -> Iterator[tuple[KeyPath, str]
             yield from _spec_problems(inner, (*place, "of", index))
 
 
-def _wrong_kind(kind: str, place: str, name: str, given: str) -> str | None:
-    allowed: tuple[str, ...]
-    if place in ("judge.model", "critic_from") or is_reward_place(place):
-        allowed, what = _CLASSIFIERS, "a classifier"
-    elif kind == "reward" and place == "model":
-        allowed, what = (*_LANGUAGE_MODELS, "reward"), "a model"
-    else:
-        allowed, what = _LANGUAGE_MODELS, "a language model"
+def _wrong_kind(allowed: Sequence[str], what: str, name: str, given: str) -> str | None:
     if given in allowed:
         return None
     return f"takes {what} (a stage of kind {', '.join(allowed)}), but {name!r} is of kind {given}"

@@ -4,11 +4,12 @@
 
 The policy (decoder-only or encoder-decoder) samples responses to prompts, the reward model scores their text, and PPO
 (`align.ppo`) raises the score less `kl_coef` x KL from the initial policy. The policy published is the one with the
-highest reward on held-out prompts.
+highest reward on held-out prompts, or where the recipe names a `judge`, the one which that scores highest.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +17,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, set_seed
 
 import reward_models
-from align.configs.base import LoraSettings
+from align.configs.base import LoraSettings, RewardSpec
 from align.configs.ppo import PPOStageConfig
 from align.data import examples
 from align.errors import UsageError
 from align.modeling.adapters import attach, save_tuned
 from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
 from align.ppo import PPOConfig, PPOTrainer
+from align.ppo.compatibility import context_of
 from align.ppo.critic import load_critic
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
@@ -30,20 +32,24 @@ from align.workspace import Inputs, Metrics, Workspace
 logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 128
+EVALUATIONS = "evaluations.jsonl"
+"""Beside the model: reward, KL and judge on held-out prompts, a line for every evaluation."""
 
 
 def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
     """Train, and write the best policy to `workspace.output`."""
     set_seed(config.seed)
     tokenizer = load_tokenizer(inputs[config.policy])
-    model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0)
-    if config.method == "lora":
+    model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0, four_bits=config.method == "qlora")
+    if config.method != "full":
         model = attach(model, config.lora or LoraSettings())
-    reward = _reward(config, inputs)
+    reward = _loaded("reward", config.reward, inputs)
+    judge = None if config.judge is None else _loaded("judge", config.judge, inputs)
 
-    prompts = _fitting(examples.prompts(config.prompts), tokenizer, config)
+    longest = _longest_prompt(model, config)
+    prompts = _fitting(examples.prompts(config.prompts), tokenizer, config, longest)
     if config.evaluation_prompts:
-        held_out = _fitting(examples.prompts(config.evaluation_prompts), tokenizer, config)
+        held_out = _fitting(examples.prompts(config.evaluation_prompts), tokenizer, config, longest)
     else:
         count = min(int(len(prompts) * HELD_OUT_SHARE), HELD_OUT_MOST)
         prompts, held_out = prompts[count:], prompts[:count]
@@ -57,10 +63,13 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         train_dataset=[{"prompt": prompt} for prompt in prompts],
         eval_dataset=[{"prompt": prompt} for prompt in held_out],
         tracker=tracker,
+        judge=judge,
         checkpoint_dir=workspace.checkpoints,
     )
     state = trainer.train()
     save_tuned(model, tokenizer, workspace.output, config.publish)
+    lines = [json.dumps(figures) + "\n" for figures in state.evaluations]
+    (workspace.output / EVALUATIONS).write_text("".join(lines), encoding="utf-8")
     metrics = {
         "updates": float(state.update),
         "best_update": float(state.best.update),
@@ -69,26 +78,45 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         "kl_coef": state.kl_coef,
         "trainable_parameters": float(parameter_count(model, trainable=True)),
     }
-    tracker.summary(metrics | {"reward": reward.describe(), "stopped": state.stopped})
+    if judge is not None:
+        metrics["eval_judge"] = state.best.score
+    best_by = reward if judge is None else judge
+    tracker.summary(metrics | {"reward": reward.describe(), "best_by": best_by.describe(), "stopped": state.stopped})
     return metrics
 
 
-def _reward(config: PPOStageConfig, inputs: Inputs) -> reward_models.CheckedModel:
-    """The reward model that the recipe describes; a fault in its description is found before any training."""
+def _loaded(key: str, spec: RewardSpec, inputs: Inputs) -> reward_models.CheckedModel:
+    """The scorer that the recipe describes; a fault in its description is found before any training."""
     try:
-        return reward_models.load(reward_models.located(config.reward, inputs))
+        return reward_models.load(reward_models.located(spec, inputs))
     except reward_models.RewardError as error:
-        raise UsageError(f"reward: {error}") from error
+        raise UsageError(f"{key}: {error}") from error
 
 
-def _fitting(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PPOStageConfig) -> list[str]:
-    """Prompts of at most `max_prompt_length` tokens; the others skipped, cut or refused, and always counted."""
-    longest = config.max_prompt_length
+def _longest_prompt(model: Any, config: PPOStageConfig) -> int:
+    """Tokens of a prompt at most: `max_prompt_length`, and no more than leave room for a response in the context."""
+    context = context_of(model)
+    if context is None:
+        return config.max_prompt_length
+    room = context if model.config.is_encoder_decoder else context - config.ppo.response_length
+    if room < 1 or config.ppo.response_length > context:
+        raise UsageError(
+            f"ppo.response_length {config.ppo.response_length} leaves no room for a prompt in the policy's context of "
+            f"{context} tokens: lower it"
+        )
+    return min(config.max_prompt_length, room)
+
+
+def _fitting(
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PPOStageConfig, longest: int
+) -> list[str]:
+    """Prompts of at most `longest` tokens; the others skipped, cut or refused, and always counted."""
     token_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     too_long = [index for index, ids in enumerate(token_ids) if len(ids) > longest]
     if not too_long:
         return list(prompts)
-    count = f"{len(too_long)} of {len(prompts)} prompts are longer than max_prompt_length {longest} tokens"
+    limit = "max_prompt_length" if longest == config.max_prompt_length else "context - response_length ="
+    count = f"{len(too_long)} of {len(prompts)} prompts are longer than {limit} {longest} tokens"
     if config.long_prompts == "error" or (config.long_prompts == "skip" and len(too_long) == len(prompts)):
         raise UsageError(f"{count}: raise it, or set long_prompts to skip or truncate_left")
     logger.warning("%s: %s", count, {"skip": "skipped", "truncate_left": "cut on the left"}[config.long_prompts])

@@ -39,7 +39,7 @@ def run(config: SftConfig, inputs: Inputs, workspace: Workspace, tracker: Tracke
     """
     set_seed(config.seed)
     tokenizer = load_tokenizer(inputs[config.model])
-    base = load_causal_or_seq2seq(inputs[config.model])
+    base = load_causal_or_seq2seq(inputs[config.model], four_bits=config.method == "qlora")
     rows, left_out = tokenise(examples.instructions(config.data), tokenizer, base, config.max_length)
     if left_out:
         logger.warning(
@@ -48,7 +48,7 @@ def run(config: SftConfig, inputs: Inputs, workspace: Workspace, tracker: Tracke
     if not rows:
         raise UsageError(f"every row is longer than max_length {config.max_length} tokens: raise it")
     metrics = {"parameters": float(parameter_count(base))}
-    model = attach(base, config.lora or LoraSettings()) if config.method == "lora" else base
+    model = base if config.method == "full" else attach(base, config.lora or LoraSettings())
     metrics["trainable_parameters"] = float(parameter_count(model, trainable=True))
     collate = Collator(base, tokenizer.pad_token_id)
     arguments = training_arguments(config.train, workspace, config.seed)

@@ -26,5 +26,5 @@ def test_what_a_source_understands_is_taken() -> None:
 
 @pytest.mark.parametrize("sources", [{}, {"path": "rows.jsonl", "hub": "org/name"}])
 def test_a_data_set_has_one_source(sources: dict[str, str]) -> None:
-    with pytest.raises(ValidationError, match="needs exactly one of path, hub and generator"):
+    with pytest.raises(ValidationError, match="needs exactly one of path, hub, generator, artifact"):
         DatasetConfig.model_validate({**sources, "split": "train"})

@@ -11,8 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 
+from align.configs.base import LoraSettings
 from align.configs.ppo import HealthConfig
 from align.errors import AlignError, UsageError
+from align.modeling.adapters import attach
+from align.modeling.load import load_causal_or_seq2seq
 from align.ppo import PPOConfig, PPOTrainer
 from align.ppo.actor_critic import ActorCritic
 from align.tracking import NullTracker
@@ -51,7 +54,7 @@ def settings(**more: Any) -> PPOConfig:
 @pytest.fixture
 def trainer(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> Callable[..., PPOTrainer]:
     def make(model: Any = "llama", reward: Any = share_of_w7, **more: Any) -> PPOTrainer:
-        outside = {name: more.pop(name) for name in ("tracker", "checkpoint_dir", "ref_model") if name in more}
+        outside = {name: more.pop(name) for name in ("tracker", "checkpoint_dir", "ref_model", "judge") if name in more}
         held_out = more.pop("held_out", PROMPTS[:8])
         return PPOTrainer(
             args=settings(**more),
@@ -88,6 +91,26 @@ def test_learns_what_is_rewarded(trainer: Callable[..., PPOTrainer], architectur
     ).train()
     first, best = recorder.evaluations[0]["eval/objective/scores"], state.best.reward
     assert best > first + 0.3
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_qlora_learns_on_a_base_of_four_bits_and_trains_no_other_weight(
+    trainer: Callable[..., PPOTrainer], tiny_model: Callable[[str], Any], tmp_path: Path, architecture: str
+) -> None:
+    widths = {"llama": {"hidden_size": 64, "intermediate_size": 128}, "t5": {"d_model": 64, "d_ff": 128, "d_kv": 32}}
+    config = tiny_model(architecture).config
+    config.update(widths[architecture])  # wide enough for blocks of 4-bit numbers
+    torch.manual_seed(0)
+    type(tiny_model(architecture))(config).save_pretrained(tmp_path)
+    model = attach(load_causal_or_seq2seq(tmp_path, four_bits=True), LoraSettings(r=8, alpha=16))
+    ppo = trainer(model, total_episodes=32 * 8, batch_size=32, kl_coef=0.01, learning_rate=1e-2, eval_steps=4)
+    before = {name: parameter.clone() for name, parameter in ppo.actor_critic.named_parameters()}
+    state = ppo.train()
+    assert {
+        name for name, parameter in ppo.actor_critic.named_parameters() if not torch.equal(parameter, before[name])
+    } == {name for name in before if "lora" in name or name.startswith("value_head")}
+    assert state.evaluations[0]["eval/objective/kl"] == pytest.approx(0, abs=1e-2)
+    assert state.best.reward > state.evaluations[0]["eval/objective/scores"] + 0.1
 
 
 def test_lora_trains_no_other_weight(trainer: Callable[..., PPOTrainer], tiny_model: Callable[[str], Any]) -> None:
@@ -309,3 +332,32 @@ def test_dropout_is_off_everywhere(tiny_model: Callable[[str], Any]) -> None:
     for architecture in ("gpt2", "t5"):
         actor_critic = ActorCritic(tiny_model(architecture).train())
         assert not any(module.p for module in actor_critic.modules() if isinstance(module, torch.nn.Dropout))
+
+
+def test_a_judge_chooses_the_best_policy_in_the_place_of_the_reward(trainer: Callable[..., PPOTrainer]) -> None:
+    recorder = Recorder()
+
+    def against(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        return [-score for score in share_of_w7(prompts, responses)]
+
+    state = trainer(
+        total_episodes=64 * 6, batch_size=64, kl_coef=0, tracker=recorder, eval_steps=1, judge=against
+    ).train()
+    judged = [figures["eval/judge/scores"] for figures in recorder.evaluations]
+    rewards = [figures["eval/objective/scores"] for figures in recorder.evaluations]
+    assert judged == pytest.approx([-reward for reward in rewards])
+    assert state.best.score == state.best.judged == max(judged)
+    assert rewards[-1] > state.best.reward
+
+
+def test_training_ends_when_patience_runs_out(trainer: Callable[..., PPOTrainer], tmp_path: Path) -> None:
+    def make() -> PPOTrainer:
+        return trainer(
+            total_episodes=64 * 9, kl_coef=0, max_eval_kl=1e-9, eval_steps=1, early_stopping_patience=3,
+            checkpoint_dir=tmp_path,
+        )  # fmt: skip
+
+    state = make().train()
+    assert (state.update, state.best.update) == (3, 0)
+    assert state.stopped == "3 evaluations without a better policy"
+    assert make().train() == state

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import processors
-from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from align.configs.pretrain import PretrainConfig
 from align.stages import pretrain
@@ -87,3 +95,20 @@ def _save_roberta(tokenizer_from: Path, directory: Path) -> None:
     )
     RobertaForMaskedLM(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+@pytest.fixture(scope="session")
+def wide_models(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A Llama and a T5 of random weights, wide enough for blocks of 4-bit numbers."""
+    found: dict[str, Path] = {}
+    for architecture, widths in (
+        ("llama", {"hidden_size": 64, "intermediate_size": 128}),
+        ("t5", {"d_model": 64, "d_ff": 128, "d_kv": 32, "num_heads": 2}),
+    ):
+        torch.manual_seed(0)
+        config = AutoConfig.from_pretrained(tiny_models[architecture], **widths)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        found[architecture] = tmp_path_factory.mktemp("wide") / architecture
+        auto.from_config(config).save_pretrained(found[architecture])
+        AutoTokenizer.from_pretrained(tiny_models[architecture]).save_pretrained(found[architecture])
+    return found

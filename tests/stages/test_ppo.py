@@ -22,7 +22,7 @@ RULES = {"model": "rules", "length": {"target": 3}}
 
 
 @pytest.fixture
-def run(tiny_models: dict[str, Path], rows: Path, tmp_path: Path) -> Any:
+def run(tiny_models: dict[str, Path], wide_models: dict[str, Path], rows: Path, tmp_path: Path) -> Any:
     def call(architecture: str = "llama", **more: Any) -> Workspace:
         config = PPOStageConfig.model_validate(
             {
@@ -35,7 +35,8 @@ def run(tiny_models: dict[str, Path], rows: Path, tmp_path: Path) -> Any:
             }
         )
         workspace = Workspace(tmp_path / "workspace")
-        metrics = ppo.run(config, {"sft": tiny_models[architecture]}, workspace, NullTracker())
+        models = wide_models if config.method == "qlora" else tiny_models
+        metrics = ppo.run(config, {"sft": models[architecture]}, workspace, NullTracker())
         assert metrics["updates"] == 2
         return workspace
 
@@ -47,6 +48,9 @@ def test_publishes_a_plain_model(run: Any, architecture: str, auto: Any) -> None
     output = run(architecture).output
     assert auto.from_pretrained(output).config.is_encoder_decoder == (architecture == "t5")
     assert (output / "tokenizer.json").is_file()
+    evaluations = [json.loads(line) for line in (output / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in evaluations] == [0, 1, 2]
+    assert all({"eval/objective/scores", "eval/objective/kl"} <= line.keys() for line in evaluations)
 
 
 def test_lora_publishes_merged_weights_and_the_adapter(run: Any, tiny_models: dict[str, Path]) -> None:
@@ -100,3 +104,44 @@ def test_the_critic_may_start_as_a_classifier(tiny_models: dict[str, Path], rows
     inputs = {"sft": tiny_models["llama"], "reward": tmp_path / "reward"}
     metrics = ppo.run(config, inputs, Workspace(tmp_path / "workspace"), NullTracker())
     assert metrics["updates"] == 2
+
+
+@pytest.mark.parametrize(("architecture", "auto"), [("llama", AutoModelForCausalLM), ("t5", AutoModelForSeq2SeqLM)])
+def test_qlora_publishes_a_plain_model(run: Any, architecture: str, auto: Any) -> None:
+    output = run(architecture, method="qlora", lora={"r": 2}).output
+    assert {parameter.dtype for parameter in auto.from_pretrained(output).parameters()} == {torch.float32}
+    assert (output / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_judge_is_loaded_like_a_reward_and_marked(tiny_models: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    prompts = [{"dataset": {"path": str(rows)}, "prompt": "{prompt}"}]
+    config = PPOStageConfig.model_validate(
+        {
+            "kind": "ppo",
+            "policy": "sft",
+            "reward": RULES,
+            "judge": {"model": "rules", "length": {"target": 2}},
+            "prompts": prompts,
+            "evaluation_prompts": prompts,
+            "ppo": SETTINGS,
+        }
+    )
+    assert "eval_judge" in ppo.run(config, {"sft": tiny_models["llama"]}, Workspace(tmp_path / "w"), NullTracker())
+
+
+@pytest.mark.parametrize(
+    ("judge", "more", "said"),
+    [
+        (RULES, {}, "judge is the reward itself"),
+        ({"model": "rules", "length": {"target": 2}}, {"evaluation_prompts": []}, "prompts of its own"),
+    ],
+)
+def test_a_judge_that_is_not_apart_is_refused(judge: Any, more: Any, said: str) -> None:
+    prompts = [{"dataset": {"path": "rows.jsonl"}, "prompt": "{prompt}"}]
+    with pytest.raises(ValueError, match=said):
+        PPOStageConfig.model_validate(
+            {
+                "kind": "ppo", "policy": "sft", "reward": RULES, "judge": judge, "prompts": prompts,
+                "evaluation_prompts": prompts, **more,
+            }
+        )  # fmt: skip

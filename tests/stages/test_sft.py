@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -141,12 +142,40 @@ def test_adapter_alone_is_loaded_onto_its_base(tiny_models: dict[str, Path], tmp
     assert files[:2] == files[2:]
 
 
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_qlora_publishes_what_it_trained_in_full_precision(
+    architecture: str, wide_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    config = configured(method="qlora", train={"learning_rate": 1e-2})
+    inputs = {"base": wide_models[architecture]}
+    sft.run(config, inputs, Workspace(tmp_path), NullTracker())
+    published = load_causal_or_seq2seq(tmp_path / "output")
+    four_bits = load_causal_or_seq2seq(wide_models[architecture], four_bits=True)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    batch = {"input_ids": ids} | ({"decoder_input_ids": ids} if architecture == "t5" else {})
+    untuned = four_bits(**batch).logits
+    trained = PeftModel.from_pretrained(four_bits, tmp_path / "output" / "adapter")
+    torch.testing.assert_close(published(**batch).logits, trained(**batch).logits, atol=1e-4, rtol=0)
+    assert (published(**batch).logits - untuned).abs().max() > 0.5
+    assert "quantization_config" not in json.loads((tmp_path / "output" / "config.json").read_text())
+    ppo_start = load_causal_or_seq2seq(tmp_path / "output", four_bits=True)
+    assert {parameter.dtype for parameter in ppo_start.parameters()} == {torch.float32, torch.uint8}
+
+
+def test_qlora_without_bitsandbytes_says_what_to_install(
+    tiny_models: dict[str, Path], tmp_path: Path, configured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("align.modeling.load.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'align-rlhf\[quantization\]'"):
+        sft.run(configured(method="qlora"), {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_resumed_run_gives_the_same_weights(
-    method: str, tiny_models: dict[str, Path], tmp_path: Path, configured: Any, monkeypatch: pytest.MonkeyPatch
+    method: str, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
 ) -> None:
     """With dropout, accumulation and grouping by length; killed after a checkpoint that is then damaged."""
-    lora = {"lora": {"dropout": 0.2}} if method == "lora" else {}
+    lora = {} if method == "full" else {"lora": {"dropout": 0.2}}
     train = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "save_steps": 6, "logging_steps": 4}
     config = configured(method=method, train=train, **lora)
     inputs = {"base": tiny_models["llama"]}

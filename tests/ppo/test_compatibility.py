@@ -1,0 +1,248 @@
+"""Parts that do not fit together are refused with a sentence, before anything is trained or written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from pydantic import ValidationError
+from transformers import LlamaConfig, LlamaForSequenceClassification, LlamaModel, MambaConfig, MambaForCausalLM
+
+from align.errors import AlignError, UsageError
+from align.ppo import PPOConfig, PPOTrainer
+
+Make = Callable[..., PPOTrainer]
+PROMPTS = [{"prompt": f"w{first} w{second}"} for first in range(4, 8) for second in range(4, 8)]
+WIDTHS = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def share_of_w7(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    return [response.split().count("w7") / 4 for response in responses]
+
+
+def scorer(**more: Any) -> LlamaForSequenceClassification:
+    return LlamaForSequenceClassification(LlamaConfig(vocab_size=50, num_labels=1, pad_token_id=0, **WIDTHS, **more))
+
+
+@pytest.fixture
+def make(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> Make:
+    def made(
+        model: Any = None, rows: Any = PROMPTS, settings: dict[str, Any] | None = None, **parts: Any
+    ) -> PPOTrainer:
+        args = PPOConfig(
+            **{
+                "total_episodes": 16, "batch_size": 8, "response_length": 4, "temperature": 1.0, "save_steps": 1,
+                **(settings or {}),
+            }
+        )  # fmt: skip
+        return PPOTrainer(
+            args=args,
+            processing_class=parts.pop("tokenizer", word_tokenizer),
+            model=tiny_model("llama") if model is None else model,
+            reward_model=parts.pop("reward_model", share_of_w7),
+            train_dataset=rows,
+            **parts,
+        )
+
+    return made
+
+
+def peft(model: Any, **more: Any) -> Any:
+    return get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", **more))
+
+
+def test_models_that_cannot_be_the_policy(make: Make, tiny_model: Callable[[str], Any], tmp_path: Path) -> None:
+    frozen = tiny_model("llama").requires_grad_(False)
+    peft(tiny_model("llama")).save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model("llama"), tmp_path)
+    prompted = get_peft_model(tiny_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1))
+    for model, said in (
+        ("some/name", "load it with from_pretrained first"),
+        (LlamaModel(LlamaConfig(vocab_size=50, **WIDTHS)), "no language model head"),
+        (scorer(), "no language model head"),
+        (mamba, "no cache of keys and values"),
+        (frozen, "no weight that trains"),
+        (loaded, "is_trainable=True"),
+        (prompted, "prompt or prefix tuning"),
+        (tiny_model("llama").half(), "dtype=torch.float32"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            make(model)
+
+
+def test_a_reference_of_another_kind_or_vocabulary(make: Make, tiny_model: Callable[[str], Any]) -> None:
+    with pytest.raises(UsageError, match="of another kind"):
+        make(ref_model=tiny_model("t5"))
+    smaller = tiny_model("llama")
+    smaller.resize_token_embeddings(20)
+    with pytest.raises(UsageError, match="ref_model knows 20 tokens, but the policy 50"):
+        make(ref_model=smaller)
+
+
+def test_models_that_share_weights(make: Make, tiny_model: Callable[[str], Any]) -> None:
+    one = scorer()
+    with pytest.raises(UsageError, match="reward_model and value_model share weights"):
+        make(reward_model=one, value_model=one)
+    policy = tiny_model("llama")
+    other = copy.deepcopy(policy)
+    other.model.embed_tokens.weight = policy.model.embed_tokens.weight
+    with pytest.raises(UsageError, match="model and ref_model share weights"):
+        make(policy, ref_model=other)
+
+
+def test_language_models_in_the_place_of_classifiers(make: Make, tiny_model: Callable[[str], Any]) -> None:
+    with pytest.raises(UsageError, match="is a language model"):
+        make(reward_model=tiny_model("llama"))
+    with pytest.raises(UsageError, match=r"LlamaForCausalLM cannot be a critic.*num_labels=1\. Leave"):
+        make(value_model=tiny_model("llama"))
+    with pytest.raises(UsageError, match="reward_model"):
+        make(reward_model="rules")
+
+
+@pytest.mark.parametrize("settings", [{"ref_adapter_name": "sft"}, {"model_adapter_name": "sft"}])
+def test_adapters_that_the_policy_lacks(make: Make, tiny_model: Callable[[str], Any], settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"has no adapter 'sft' \(it has: none\)"):
+        make(settings=settings)
+    with pytest.raises(UsageError, match=r"has no adapter 'sft' \(it has: default\)"):
+        make(peft(tiny_model("llama")), settings=settings)
+
+
+def test_tokenizers(make: Make, word_tokenizer: Any) -> None:
+    with pytest.raises(UsageError, match="processing_class must be the policy's tokenizer"):
+        make(tokenizer=None)
+    endless = copy.deepcopy(word_tokenizer)
+    endless.eos_token = None
+    with pytest.raises(UsageError, match="no end-of-text token"):
+        make(tokenizer=endless)
+    make(tokenizer=endless, settings={"stop_token": None})
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bart", "t5"])
+def test_prompts_and_responses_fit_into_the_context(
+    make: Make, tiny_model: Callable[[str], Any], architecture: str
+) -> None:
+    model = tiny_model(architecture)
+    if architecture == "t5":
+        make(model, settings={"response_length": 4000})
+        return
+    context = model.config.max_position_embeddings
+    fits = context if architecture == "bart" else context - 2
+    make(model, settings={"response_length": fits}).train()
+    with pytest.raises(UsageError, match=rf"context is {context} tokens.*shorten one of them"):
+        make(model, settings={"response_length": fits + 1})
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"train": PROMPTS, "test": PROMPTS}, "several data sets .train, test."),
+        (["w4 w5"], "row 0 of the prompts is no mapping"),
+        ([{"prompt": [{"role": "user", "content": "w4"}]}], "a list of messages.*apply_chat_template"),
+        ([{"prompt": [{"role": "user", "content": "w4"}], "input_ids": [4]}], "a list of messages"),
+        ([{"input_ids": [[4, 5]]}], "one list of whole numbers"),
+        ([{"input_ids": [4.5]}], "one list of whole numbers"),
+        ([{"input_ids": [-1]}], "has token -1, which is none"),
+        ([{"prompt": ""}], "row 0 of the prompts is empty"),
+        ([{"question": "w4"}], "neither `prompt` nor `input_ids`"),
+    ],
+)
+def test_rows_that_are_no_prompts(make: Make, rows: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        make(rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"missing_eos_penalty": 1.0, "stop_token": None}, "would hit every response"),
+        ({"max_steps": 0}, "train nothing"),
+        ({"kl_target": 5.0, "kl_coef": 0}, "0 stays 0"),
+        ({"kl_target": 5.0, "kl_horizon": 3, "batch_size": 16}, "too short for batch_size 16"),
+        ({"seed": 10**20}, "less than"),
+        ({"response_length": 0}, "greater than 0"),
+    ],
+)
+def test_settings_that_contradict_themselves(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        PPOConfig(**settings)
+
+
+@pytest.mark.parametrize("how", ["bias", "unfrozen"])
+def test_the_reference_stays_where_it_was_when_more_than_adapters_train(
+    make: Make, tiny_model: Callable[[str], Any], how: str
+) -> None:
+    model = peft(tiny_model("gpt2"), bias="all" if how == "bias" else "none")
+    if how == "unfrozen":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or "ln" in name)
+    ppo = make(model, settings={"learning_rate": 3e-2})
+    ids = torch.tensor([[4, 5, 6]])
+
+    def reference_logits() -> torch.Tensor:
+        with torch.no_grad(), ppo.actor_critic.as_reference() as reference:
+            return reference(input_ids=ids).logits
+
+    before = reference_logits()
+    ppo.train()
+    assert torch.equal(reference_logits(), before)
+    assert not torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_a_policy_whose_adapter_was_trained_says_what_to_do(make: Make, tiny_model: Callable[[str], Any]) -> None:
+    model = peft(tiny_model("llama"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    with pytest.raises(AlignError, match=r"kl-zero.*merge_and_unload.*ref_adapter_name"):
+        make(model).train()
+
+
+def test_a_reward_that_fails_in_an_evaluation_loses_nothing(make: Make, tmp_path: Path) -> None:
+    calls = iter(range(4))  # an evaluation, an update, an evaluation, an update
+
+    def failing(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        if next(calls, None) is None:
+            raise RuntimeError("power cut")
+        return share_of_w7(prompts, responses)
+
+    settings = {"output_dir": str(tmp_path), "eval_steps": 1, "save_steps": 100}
+    with pytest.raises(AlignError, match=r"stopped after update 2: .*power cut"):
+        make(reward_model=failing, eval_dataset=PROMPTS[:2], settings=settings).train()
+    assert (tmp_path / "checkpoint-2" / "COMPLETE.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"settings": {"learning_rate": 0.5}}, r"learning_rate \(was .*, is 0.5\)"),
+        ({"settings": {"batch_size": 4}}, r"batch_size \(was 8, is 4\)"),
+        ({"settings": {"advantage": "reinforce_pp"}}, "advantage"),
+        ({"rows": PROMPTS[1:]}, "train_dataset"),
+        ({"model": "gpt2"}, "model or critic had other weights"),
+    ],
+)
+def test_a_run_goes_on_as_it_began(
+    make: Make, tiny_model: Callable[[str], Any], tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    output = {"output_dir": str(tmp_path)}
+    make(settings=output).train()
+    changed = {**changed, "settings": {**output, **changed.get("settings", {})}}
+    if "model" in changed:
+        changed["model"] = tiny_model(changed["model"])
+    with pytest.raises(UsageError, match=said):
+        make(**changed).train(resume_from_checkpoint=True)
+    longer = make(settings={**output, "total_episodes": 24}).train(resume_from_checkpoint=True)
+    assert longer.update == 3
+
+
+def test_a_directory_that_cannot_be_written_to_is_found_before_training(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="checkpoints cannot be written to"):
+        make(settings={"output_dir": str(tmp_path / "file" / "out")}).train()
