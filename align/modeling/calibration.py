@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 COLDEST, HOTTEST = 0.1, 20.0
 """Bounds of the temperature: a few rows that are all right would ask for endless confidence."""
@@ -34,7 +35,7 @@ def temperature(logits: Tensor, loss: Callable[[Tensor], Tensor]) -> float:
 
 
 @torch.no_grad()
-def divide_logits(model: nn.Module, by: float) -> None:
+def divide_logits(model: PreTrainedModel, by: float) -> None:
     """Write a temperature into the weights of a sequence classifier: its last linear layer gives the logits."""
     final = [part for part in model.modules() if isinstance(part, nn.Linear)][-1]
     if final.out_features != model.config.num_labels:

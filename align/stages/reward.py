@@ -75,11 +75,12 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
 
     if isinstance(model, PeftModel):
         save_adapter(model, output / "adapter")
-        classifier = merged(model)
+        classifier = merged(model, output / "adapter")
     if config.calibration == "temperature":
         logits = task.tuning_logits(classifier, tokenizer)
-        metrics["temperature"] = calibration.temperature(logits, task.likelihood_loss)
-        calibration.divide_logits(classifier, metrics["temperature"])
+        temperature = calibration.temperature(logits, task.likelihood_loss)
+        calibration.divide_logits(classifier, temperature)
+        metrics["temperature"] = temperature
     metrics |= task.measure(classifier, tokenizer)
     tracker.summary(metrics)
     _require(config, metrics, output)

@@ -43,7 +43,7 @@ def configured(rows: Path) -> Any:
     return config
 
 
-@pytest.mark.parametrize("body", ["llama", "t5", "roberta"])
+@pytest.mark.parametrize("body", ["llama", "t5", "roberta", "modernbert"])
 def test_every_body_learns_and_its_label_is_published_by_name(
     body: str, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
 ) -> None:
@@ -274,7 +274,7 @@ def test_early_stopping_publishes_the_best_weights(tiny_models: dict[str, Path],
     assert all(torch.equal(best[name], weight) for name, weight in published.items())
 
 
-@pytest.mark.parametrize("kind", ["labels", "pairs", "lora"])
+@pytest.mark.parametrize("kind", ["labels", "pairs", "lora", "averaged"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     kind: str,
     tiny_models: dict[str, Path],
@@ -285,8 +285,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 ) -> None:
     make = preferring if kind == "pairs" else noisy
     lora = {"method": "lora", "lora": {"r": 4, "dropout": 0.1}} if kind == "lora" else {}
+    stopping: dict[str, Any] = {"early_stopping": {"eval_steps": 6}}
     config = make(
-        early_stopping={"eval_steps": 6},
+        **({"token_dropout": 0.2, "average_weights": 0.9} if kind == "averaged" else stopping),
         calibration="temperature",
         dropout=0.1,
         train={"num_train_epochs": 2, "gradient_accumulation_steps": 2},
@@ -356,6 +357,31 @@ def test_rewards_of_the_policy_have_mean_0_and_variance_1(
     assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-5)
     raw = reward_models.load(str(tmp_path / "output"), transform="probability").score(texts, answers)
     assert all(0 < one < 1 for one in raw)  # Read in another way, the moments are not its own.
+
+
+def test_the_average_of_the_weights_is_published(tiny_models: dict[str, Path], tmp_path: Path, configured: Any) -> None:
+    config = configured(average_weights=0.6, train={"num_train_epochs": 0.34, "save_steps": 1})
+    reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    name = "classifier.out_proj.bias"
+    steps = [load_file(tmp_path / "checkpoints" / f"checkpoint-{step}" / "model.safetensors")[name] for step in (3, 4)]
+    before = load_file(tmp_path / "checkpoints" / "checkpoint-3" / "average.safetensors")[name]
+    published = load_file(tmp_path / "output" / "model.safetensors")[name]
+    share = 4 / 14  # of the average, which forgets its beginning
+    torch.testing.assert_close(published, share * before + (1 - share) * steps[1])
+    assert not torch.equal(published, steps[1])
+
+
+def test_hidden_tokens_are_others_in_each_epoch(tiny_models: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(tiny_models["modernbert"])
+    ids = [*range(20, 320), tokenizer.eos_token_id]
+    rows = classification.TokenDropout([{"input_ids": ids, "labels": 1}] * 2, tokenizer, 0.2, seed=3)
+    hidden = [token == tokenizer.mask_token_id for token in rows[0]["input_ids"]]
+    assert sum(hidden) == pytest.approx(60, abs=20)
+    assert rows[0] == rows[0] != rows[1]
+    assert rows[0]["input_ids"][-1] == tokenizer.eos_token_id
+    first = rows[0]
+    rows.epoch = 1
+    assert rows[0] != first
 
 
 def test_what_cannot_teach_is_refused(
