@@ -384,6 +384,18 @@ def test_hidden_tokens_are_others_in_each_epoch(tiny_models: dict[str, Path]) ->
     assert rows[0] != first
 
 
+@pytest.mark.parametrize("moments", [{"mean": 0.0, "std": 0.0}, {"mean": 1.0}, [0, 1], {"mean": "0", "std": 1}])
+def test_moments_that_make_no_sense(
+    moments: Any, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    config = configured(train={"max_steps": 1})
+    reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    declaration = tmp_path / "output" / "reward_model.json"
+    declaration.write_text(json.dumps({**json.loads(declaration.read_text()), "moments": moments}))
+    with pytest.raises(reward_models.RewardError, match=r"moments in reward_model\.json must be a mean and a std"):
+        reward_models.load(str(tmp_path / "output"))
+
+
 def test_what_cannot_teach_is_refused(
     tiny_models: dict[str, Path], tmp_path: Path, preferring: Any, configured: Any
 ) -> None:
