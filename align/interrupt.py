@@ -42,6 +42,12 @@ def requested() -> int | None:
     return _received
 
 
+def take_over(number: int) -> None:
+    """Stop as if this process had received the signal that another one of the run has."""
+    global _received
+    _received = _received or number
+
+
 def raise_if_requested(state: str = "the last checkpoint is kept") -> None:
     """End the stage if a signal came. To be called where everything worth keeping is on disk.
 

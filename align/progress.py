@@ -20,8 +20,11 @@ class Advance(Protocol):
 
 
 @contextmanager
-def track(description: str, total: int, initial: int = 0) -> Iterator[Advance]:
+def track(description: str, total: int, initial: int = 0, *, silent: bool = False) -> Iterator[Advance]:
     """Show work of `total` steps, `initial` of which were done before; yields what to call as it advances."""
+    if silent:  # another process of the same run shows it
+        yield lambda n=1, **figures: None
+        return
     shown = _bar(description, total, initial) if sys.stderr.isatty() else _lines(description, total, initial)
     with shown as advance:
         yield advance

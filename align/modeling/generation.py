@@ -96,8 +96,10 @@ def generate(
     decoder = (_EncoderDecoder if two_parts else _DecoderOnly)(inner, ids.to(device), mask.long().to(device))
     responses: list[list[int]] = [[] for _ in prompt_ids]
     rows = torch.arange(len(prompt_ids))  # which response each row of the shrinking batch writes
-    for _ in range(settings.max_new_tokens):
-        tokens = _draw(response_logits(model, decoder.states), settings, generator)
+    # Drawn up front, a row after the other, so that what a response becomes does not depend on the others' lengths.
+    heights = 1 - torch.rand(len(prompt_ids), settings.max_new_tokens, generator=generator, device=generator.device)
+    for step in range(settings.max_new_tokens):
+        tokens = _draw(response_logits(model, decoder.states), settings, heights[rows.to(heights.device), step])
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             responses[row].append(token)
         going_on = tokens != eos_token_id if eos_token_id is not None else torch.ones_like(tokens, dtype=torch.bool)
@@ -111,8 +113,8 @@ def generate(
     return responses
 
 
-def _draw(logits: Tensor, settings: GenerationSettings, generator: torch.Generator) -> Tensor:
-    """One token per row of logits [b, v]."""
+def _draw(logits: Tensor, settings: GenerationSettings, heights: Tensor) -> Tensor:
+    """One token per row of logits [b, v], by a random number in (0, 1] per row, [b]."""
     if not settings.do_sample:
         return logits.argmax(-1)
     logits = logits.float() / settings.temperature
@@ -125,8 +127,8 @@ def _draw(logits: Tensor, settings: GenerationSettings, generator: torch.Generat
         logits = logits.scatter(-1, order, ordered.masked_fill(before >= settings.top_p, -torch.inf))
     # Inverse of the cumulative distribution: one random number a row, where multinomial draws one a vocabulary entry.
     cumulative = logits.softmax(-1).cumsum(-1)
-    height = 1 - torch.rand(len(logits), 1, generator=generator, device=generator.device)  # in (0, 1]
-    return torch.searchsorted(cumulative, height.to(cumulative.device) * cumulative[:, -1:]).squeeze(-1)
+    height = heights.to(cumulative.device).unsqueeze(-1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, height).squeeze(-1)
 
 
 class _DecoderOnly:

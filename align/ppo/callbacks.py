@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from align.configs.ppo import PPOConfig
+from align.ppo import ranks
 
 
 class Callbacks:
@@ -19,7 +20,8 @@ class Callbacks:
         self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks]
         self._args = args
         self._parts = parts  # model, processing_class, optimizer, lr_scheduler: what callbacks get by keyword
-        self.state = TrainerState(max_steps=updates, is_local_process_zero=True, is_world_process_zero=True)
+        first = ranks.rank() == 0
+        self.state = TrainerState(max_steps=updates, is_local_process_zero=first, is_world_process_zero=first)
         self.control = TrainerControl()
 
     def add(self, callback: TrainerCallback | type[TrainerCallback]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from align.configs.ppo import PPOConfig
 from align.modeling.trunk import token_log_probs
-from align.ppo import objective
+from align.ppo import objective, ranks
 from align.ppo.actor_critic import ActorCritic
 from align.ppo.rollout import Rollout, micro_batches
 
@@ -31,6 +31,8 @@ def accumulate_gradients(
 ) -> dict[str, Tensor]:
     """Add the gradient of the loss on some rows [m] of a rollout; returns means over their tokens, for the log.
 
+    Of several ranks, each adds its share of the gradient and of the means: their sums are the whole.
+
     The loss is a mean over all tokens of the mini-batch, so that how it is split into micro-batches changes nothing.
     Logits exist for a piece of the tokens at a time: each piece's gradient stops at the hidden states, and goes
     through the trunk once, when all have been collected.
@@ -44,7 +46,10 @@ def accumulate_gradients(
         args: settings.
     """
     tokens_in_step = rollout.mask[rows].sum()
+    rows = rows[ranks.rank() :: ranks.count()]
     means: dict[str, Tensor] = {}
+    if not len(rows):
+        return means
     for index in micro_batches(rollout.batch.lengths[rows], args.tokens_per_micro_batch):
         batch = rollout.batch.select(rows[index])
         mask, width = batch.response_mask, batch.response_ids.shape[1]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from align.configs.base import GenerationSettings
@@ -52,6 +54,14 @@ class Rollout:
     def kl(self) -> Tensor:
         """[b] nats per response from the reference, by the k1 estimator."""
         return self.log_ratios.sum(1)
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same on another device."""
+        moved: dict[str, Any] = {
+            name: tensor.to(device) for name, tensor in vars(self).items() if isinstance(tensor, Tensor)
+        }
+        batch = Batch(*(tensor.to(device) for tensor in vars(self.batch).values()))
+        return replace(self, batch=batch, **moved)
 
     def scored_by(self, judge: RewardModel) -> list[float]:
         """What another scorer gives these responses, [b]."""
@@ -109,6 +119,34 @@ def roll_out(
         entropies,
         torch.tensor(scores, device=device),
         torch.tensor([ids[-1] == stop_token_id for ids in token_ids], device=device),
+    )
+
+
+def joined(parts: Sequence[Rollout], pad_token_id: int) -> Rollout:
+    """The rows of several rollouts, one after the other, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    prompts = [prompt for part in parts for prompt in part.prompts]
+    token_ids = [
+        ids[real].tolist() for part in parts for ids, real in zip(part.batch.response_ids, part.mask, strict=True)
+    ]
+    batch = Batch.build([prompt.token_ids for prompt in prompts], token_ids, pad_token_id)
+    width = batch.response_ids.shape[1]
+
+    def column(name: str) -> Tensor:
+        tensors = [getattr(part, name) for part in parts]
+        return torch.cat([functional.pad(tensor, (0, width - tensor.shape[1])) for tensor in tensors])
+
+    return Rollout(
+        prompts,
+        [response for part in parts for response in part.responses],
+        batch,
+        column("log_probs"),
+        column("reference_log_probs"),
+        column("values"),
+        column("entropies"),
+        torch.cat([part.scores for part in parts]),
+        torch.cat([part.finished for part in parts]),
     )
 
 

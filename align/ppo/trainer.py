@@ -18,6 +18,7 @@ import logging
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from align.configs.base import GenerationSettings
 from align.errors import AlignError, UsageError
 from align.modeling.checkpoints import intact, new_checkpoint, newest_complete_checkpoint
 from align.modeling.trunk import unwrapped
-from align.ppo import checkpoint, health, objective, preflight
+from align.ppo import checkpoint, health, objective, preflight, ranks
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.arguments import PPOConfig
 from align.ppo.callbacks import Callbacks
@@ -41,11 +42,11 @@ from align.ppo.learning import accumulate_gradients, advantages_and_returns
 from align.ppo.module_reward import as_reward
 from align.ppo.parts import move, optimizer_of, tracker_of
 from align.ppo.prompts import Collator, Prompt, Rows, as_prompts, batch_of
-from align.ppo.rollout import Rollout, roll_out
+from align.ppo.rollout import Rollout, joined, roll_out
 from align.ppo.schedule import in_updates, learning_rate_share
 from align.ppo.state import Best, State
 from align.progress import track
-from align.tracking import Tracker
+from align.tracking import NullTracker, Tracker
 from reward_models import RewardError
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class PPOTrainer:
         check_models(model, ref_model, reward_model, value_model, peft_config)
         check_adapters(model, args)
         check_tokenizer(processing_class, args)
+        ranks.join(use_cpu=args.use_cpu)
         torch.manual_seed(args.seed)
         self.args = args
         self.processing_class = processing_class
@@ -157,7 +159,8 @@ class PPOTrainer:
         self._asks_to_resume = checkpoint_dir is None
         output_dir, saves = args.output_dir, args.save_strategy != "no"
         self.checkpoint_dir = Path(output_dir) if checkpoint_dir is None and output_dir and saves else checkpoint_dir
-        self.tracker = tracker or tracker_of(args)
+        self.tracker = (tracker or tracker_of(args)) if ranks.rank() == 0 else NullTracker()
+        ranks.broadcast(list(self.actor_critic.trainable.values()))
         self.state = State(kl_coef=args.kl_coef)
         self._origin = checkpoint.origin(args, self.prompts)
         self.best_weights = weights(self.actor_critic)
@@ -184,7 +187,7 @@ class PPOTrainer:
             in_updates(every, self.updates) for every in (self.args.eval_steps, self.args.save_steps)
         )
         self.callbacks.tell("on_train_begin", self.state.update)
-        with track("ppo", self.updates, self.state.update) as advance:
+        with track("ppo", self.updates, self.state.update, silent=ranks.rank() != 0) as advance:
             if self.state.update == 0:
                 preflight.check_polarity(self.reward)
                 self._scored(self.evaluate)
@@ -199,6 +202,8 @@ class PPOTrainer:
                 if done or asked.should_evaluate or self.state.update % eval_steps == 0:
                     self._scored(self.evaluate)
                 done = done or self.state.stopped is not None
+                if signal := max(ranks.gather(interrupt.requested() or 0)):
+                    interrupt.take_over(signal)
                 if done or asked.should_save or self.state.update % save_steps == 0 or interrupt.requested():
                     self._save()
                 interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
@@ -261,22 +266,37 @@ class PPOTrainer:
     def _roll_out(
         self, prompts: Sequence[Prompt], generator: torch.Generator, settings: GenerationSettings | None = None
     ) -> Rollout:
-        return roll_out(
-            self.actor_critic,
-            self.processing_class,
-            self.reward,
-            prompts,
-            settings or self.settings,
-            stop_token_id=self.stop_token_id,
-            pad_token_id=self.pad_token_id,
-            tokens_per_micro_batch=self.args.tokens_per_micro_batch,
-            generator=generator,
-        )
+        """Responses to all of the prompts: each rank samples and scores its share, and all get the whole."""
+        settings, mine = settings or self.settings, ranks.share(len(prompts))
+
+        def share() -> Rollout | None:
+            if mine.start == mine.stop:
+                return None
+            rollout = roll_out(
+                self.actor_critic,
+                self.processing_class,
+                self.reward,
+                prompts[mine],
+                settings,
+                stop_token_id=self.stop_token_id,
+                pad_token_id=self.pad_token_id,
+                tokens_per_micro_batch=self.args.tokens_per_micro_batch,
+                generator=generator,
+            )
+            return rollout.to("cpu")
+
+        # Random numbers belong to places in the whole batch: those of the rows before and after are passed over.
+        torch.rand(mine.start * settings.max_new_tokens, generator=generator)
+        parts = ranks.each(share, RewardError)
+        torch.rand((len(prompts) - mine.stop) * settings.max_new_tokens, generator=generator)
+        return joined([part for part in parts if part is not None], self.pad_token_id).to(self.actor_critic.device)
 
     def _optimizer_step(self, rollout: Rollout, rows: Tensor, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
         """One step on some rows [m] of a rollout; returns means over their tokens."""
         self.optimizer.zero_grad(set_to_none=True)
         means = accumulate_gradients(self.actor_critic, rollout, rows, advantages, returns, self.args)
+        means = ranks.sum_figures(means)
+        ranks.sum_gradients(list(self.actor_critic.trainable.values()))
         norm = nn.utils.clip_grad_norm_(self.actor_critic.trainable.values(), self.args.max_grad_norm or math.inf)
         if not torch.isfinite(norm):
             raise AlignError(
@@ -338,9 +358,9 @@ class PPOTrainer:
         kl = float(torch.cat([rollout.kl for rollout in rollouts]).mean())
         figures = {"eval/objective/scores": reward, "eval/objective/kl": kl}
         if self.judge is not None:
-            figures["eval/judge/scores"] = statistics.fmean(
-                score for rollout in rollouts for score in rollout.scored_by(self.judge)
-            )
+            scored_by = [partial(rollout.scored_by, self.judge) for rollout in rollouts]
+            judged = [score for score_rows in scored_by for score in ranks.first(score_rows, RewardError)]
+            figures["eval/judge/scores"] = statistics.fmean(judged)
         self.state.evaluations.append({"update": self.state.update, **figures})
         candidate = Best(self.state.update, reward, kl, figures.get("eval/judge/scores"))
         self.tracker.log(figures, step=self.state.update)
@@ -396,6 +416,8 @@ class PPOTrainer:
         directory = output_dir or self.args.output_dir
         if directory is None:
             raise UsageError("save_model: name a directory, or set output_dir")
+        if ranks.rank() != 0:
+            return
         only = {"selected_adapters": self.model.active_adapters} if isinstance(self.model, PeftModel) else {}
         self.model.save_pretrained(str(directory), **only)
         self.processing_class.save_pretrained(str(directory))
@@ -415,16 +437,18 @@ class PPOTrainer:
         if self.checkpoint_dir is None:
             return
         keep = self.args.save_total_limit or self.updates + 1
-        with new_checkpoint(self.checkpoint_dir, self.state.update, keep) as directory:
-            checkpoint.write(
-                directory,
-                self._origin,
-                self.actor_critic,
-                self.best_weights,
-                self.optimizer,
-                self.lr_scheduler,
-                self.state,
-            )
+        if ranks.rank() == 0:
+            with new_checkpoint(self.checkpoint_dir, self.state.update, keep) as directory:
+                checkpoint.write(
+                    directory,
+                    self._origin,
+                    self.actor_critic,
+                    self.best_weights,
+                    self.optimizer,
+                    self.lr_scheduler,
+                    self.state,
+                )
+        ranks.wait()  # nobody goes on, or looks for it, before it is there
         self.callbacks.saved(self.state.update)
 
     def _resume(self, wanted: bool | str | Path | None) -> None:

@@ -292,7 +292,7 @@ def test_learns_without_a_critic(trainer: Callable[..., PPOTrainer], advantage: 
     ppo = trainer(
         advantage=advantage,
         num_generations=1 if advantage == "reinforce_pp" else 4,
-        total_episodes=64 * 12,
+        total_episodes=64 * 16,
         batch_size=64,
         num_ppo_epochs=2,
         learning_rate=5e-3,
