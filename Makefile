@@ -6,12 +6,13 @@ INSTALL := $(VENV)/bin/python -m pip install --constraint constraints.txt --edit
 VERSIONS := pyproject.toml setup.py constraints.txt
 
 .NOTPARALLEL:
-.PHONY: help quickstart test check
+.PHONY: help quickstart test check soak
 
 help:
 	@echo "make quickstart   install, and run recipes/quickstart.yaml (a few minutes on a laptop)"
 	@echo "make test         install what tests need, and run them"
 	@echo "make check        format, lint, types, and which package may import which"
+	@echo "make soak         kill a tiny pipeline at 100 random moments, go on, compare (a quarter of an hour)"
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/align run recipes/quickstart.yaml
@@ -24,6 +25,9 @@ check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+soak: $(VENV)/.installed-test
+	$(VENV)/bin/python benchmarks/soak.py --result benchmarks/results/soak.json
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -9,12 +9,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from align.errors import Interrupted
 
 _received: int | None = None
+_guarded_process: int | None = None
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 @contextmanager
@@ -23,11 +25,11 @@ def guarded() -> Iterator[None]:
 
     Only the main thread may set handlers: in any other this does nothing.
     """
-    global _received
+    global _received, _guarded_process
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _received = None
+    _received, _guarded_process = None, os.getpid()
     previous = {number: signal.signal(number, _note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -35,6 +37,22 @@ def guarded() -> Iterator[None]:
         for number, handler in previous.items():
             signal.signal(number, handler)
         _received = None
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within, SIGTERM ends what is going on in order, as Ctrl-C does, by raising `Interrupted`.
+
+    Only the main thread may set handlers: in any other this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def requested() -> int | None:
@@ -61,8 +79,23 @@ def raise_if_requested(state: str = "the last checkpoint is kept") -> None:
 
 def _note(number: int, frame: FrameType | None) -> None:
     global _received
+    if os.getpid() != _guarded_process:  # A worker that loads data: the terminal's Ctrl-C reaches it as well.
+        if number == signal.SIGTERM:
+            os._exit(128 + number)
+        return
     if _received is not None:
+        _say(b"\nleft at once; the same command goes on from the last checkpoint\n")
         os._exit(128 + number)
     _received = number
-    # Not print(): the signal may have arrived in the middle of another write to the same buffer.
-    os.write(2, b"\nstopping after this step, with a checkpoint (once more to leave at once)\n")
+    _say(b"\nstopping after this step, with a checkpoint (once more to leave at once)\n")
+
+
+def _say(message: bytes) -> None:
+    """Not print(): the signal may have arrived in the middle of another write to the same buffer."""
+    with suppress(OSError):
+        # A progress bar hides the terminal's cursor, and does not get to show it again where a process leaves at once.
+        os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + message)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number, f"interrupted by {signal.Signals(number).name}. Run the same command again to go on.")

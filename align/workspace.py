@@ -9,6 +9,9 @@ from pathlib import Path
 Inputs = Mapping[str, Path]
 """What a stage is given: a reference as its configuration spells it -> the directory to load from."""
 
+BASE = "base"
+"""In the directory of an input that is an adapter alone: a link to the model that it was trained on."""
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -39,6 +39,31 @@ with interrupt.guarded():
     assert ended.returncode == 130
     assert ended.stdout == ""
     assert "stopping after this step" in ended.stderr
+    assert "left at once; the same command goes on from the last checkpoint" in ended.stderr
+
+
+def test_workers_do_not_repeat_what_the_terminal_sends_to_all_of_them() -> None:
+    program = """
+import os, signal
+from align import interrupt
+with interrupt.guarded():
+    if not os.fork():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.write(1, b"goes on; ")
+        os.kill(os.getpid(), signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), interrupt.requested())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("goes on; 143 None\n", "")
+
+
+def test_sigterm_outside_a_stage_ends_in_order() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM") as raised, interrupt.terminable():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert raised.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_other_threads_are_left_alone() -> None:

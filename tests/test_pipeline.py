@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,11 @@ class FakeStage:
         self.configs: dict[str, Any] = {}
         self.fail: Exception | None = None
         self.salt = ""
+        self.at_work: Callable[[str], object] = lambda kind: None
 
     def run(self, config: StageConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
         self.ran.append(config.kind)
+        self.at_work(config.kind)
         self.configs[config.kind] = config
         (workspace.checkpoints / "step-1").mkdir(exist_ok=True)
         if self.fail and config.kind == "ppo":
@@ -209,6 +213,68 @@ def test_a_stage_that_fails_keeps_the_others_and_says_how_to_go_on(
     stage.fail = None
     assert align.run("tiny.yaml")["evaluation"].reference == "evaluation@v1"
     assert not list((here / "registry" / "workspaces").glob("ppo-*/checkpoints"))
+
+
+def test_a_forced_stage_goes_on_when_forced_again(here: Path, stage: FakeStage) -> None:
+    align.run("tiny.yaml")
+    assert not list((here / "registry" / "workspaces").glob("*/checkpoints"))
+    stage.fail = Interrupted(2, "interrupted")
+    with pytest.raises(Interrupted):
+        align.run("tiny.yaml", force=["ppo"])
+    (kept,) = (here / "registry" / "workspaces").glob("ppo-*/checkpoints/step-1")
+    (kept / "progress").touch()
+    assert actions(align.plan("tiny.yaml"))["ppo"] == "cached"
+    plan = align.plan("tiny.yaml", force=["ppo"])
+    assert (actions(plan)["ppo"], reasons(plan)["ppo"]) == ("resume", "forced, and a checkpoint found")
+    with pytest.raises(Interrupted):
+        pipeline.run(plan)
+    assert (kept / "progress").exists()
+    stage.fail = None
+    align.run("tiny.yaml", force=["ppo"])
+    assert not kept.exists()
+    assert reasons(align.plan("tiny.yaml", force=["ppo"]))["ppo"] == "forced"
+
+
+def test_forced_at_first_a_stage_starts_anew(here: Path, stage: FakeStage) -> None:
+    stage.fail = Interrupted(2, "interrupted")
+    with pytest.raises(Interrupted):
+        align.run("tiny.yaml")
+    (kept,) = (here / "registry" / "workspaces").glob("ppo-*/checkpoints/step-1")
+    (kept / "progress").touch()
+    with pytest.raises(Interrupted):
+        align.run("tiny.yaml", force=["ppo"])
+    assert not (kept / "progress").exists()
+
+
+def test_checkpoints_made_with_other_inputs_are_not_gone_on_with(
+    here: Path, stage: FakeStage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fingerprint knows an input by how it is made; forced on another device, it may have other bytes."""
+    stage.fail = Interrupted(2, "interrupted")
+    with pytest.raises(Interrupted):
+        align.run("tiny.yaml")
+    (kept,) = (here / "registry" / "workspaces").glob("ppo-*/checkpoints/step-1")
+    (kept / "progress").touch()
+    with pytest.raises(Interrupted):
+        align.run("tiny.yaml")
+    assert (kept / "progress").exists()
+    stage.salt = "a GPU that adds up in another order"
+    monkeypatch.setattr(logging.getLogger("align"), "propagate", True)  # a command line may have run before
+    with pytest.raises(Interrupted), caplog.at_level(logging.WARNING):
+        align.run("tiny.yaml", force=["sft"])
+    assert not (kept / "progress").exists()
+    assert "ppo: its inputs are not those that its checkpoints were made with" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_end_of_a_stage_is_not_lost(here: Path, stage: FakeStage, number: signal.Signals) -> None:
+    """It came while the stage measured or published; what is done is kept, and the next stage does not begin."""
+    stage.at_work = lambda kind: kind == "sft" and os.kill(os.getpid(), number)
+    with pytest.raises(Interrupted, match=f"interrupted by {number.name}; sft@v1 was published") as stopped:
+        align.run("tiny.yaml")
+    assert stopped.value.exit_code == 128 + number
+    assert stage.ran == ["base", "sft"]
+    assert actions(align.plan("tiny.yaml"))["sft"] == "cached"
 
 
 def test_an_interruption_keeps_its_exit_code(here: Path, stage: FakeStage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from align.cli import recipes, registry, run
+from align.cli import doctor, recipes, registry, run
 from align.cli.commands import Command
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich would double the time that it takes
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run.check, run.plan, run.run):
+for command in (run.check, run.plan, run.run, doctor.doctor):
     app.command(cls=Command)(command)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(registry.app, name="registry")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 import traceback
 from enum import StrEnum
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from align import interrupt
 from align.errors import AlignError, Interrupted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
+_GIVEN = "align.arguments"
 
 
 class WandbMode(StrEnum):
@@ -53,27 +56,44 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 class Command(TyperCommand):
     """A command that turns an `AlignError` into its message and its exit code."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the arguments as they were given: whoever interrupts a run is told how to go on."""
+        ctx.meta[_GIVEN] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         _log_to_stderr()
         try:
-            return super().invoke(ctx)
+            with interrupt.terminable():
+                return super().invoke(ctx)
         except AlignError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
             one_line = "\n" not in str(error) and not isinstance(error, Interrupted)
             _to_stderr(f"error: {error}" if one_line else str(error))
+            if isinstance(error, Interrupted):
+                _to_stderr(_command_line(ctx))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            _to_stderr("interrupted; run the same command again to go on")
+            _to_stderr(f"interrupted; run the same command again to go on\n{_command_line(ctx)}")
             raise typer.Exit(INTERRUPTED) from None
 
 
 def print_json(value: Any) -> None:
     """The machine's view of a listing, alone on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def readable(number: float) -> str:
+    """`1.2 M` of 1,234,567: three digits and a unit of thousands."""
+    for unit in ("", "k", "M", "G"):
+        if number < 1000:
+            return f"{number:.3g} {unit}" if unit else f"{number:.3g} "
+        number /= 1000
+    return f"{number:.3g} T"
 
 
 def console() -> Console:
@@ -86,6 +106,11 @@ def console() -> Console:
 
 def _to_stderr(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
+
+
+def _command_line(ctx: Any) -> str:
+    """The command that was called, as a shell takes it."""
+    return f"  {ctx.command_path} {shlex.join(ctx.meta[_GIVEN])}"
 
 
 class _ToStderr(logging.Handler):

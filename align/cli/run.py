@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,11 +18,13 @@ from align.cli.commands import (
     WandbMode,
     console,
     print_json,
+    readable,
 )
 from align.errors import UsageError
 
 if TYPE_CHECKING:
     from align.pipeline import Plan
+    from align.pipeline.estimates import Estimate
 
 WandbOption = Annotated[WandbMode | None, typer.Option("--wandb", help="Overrides the recipe's W&B mode.")]
 
@@ -52,10 +55,15 @@ def plan(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say which stages are cached, run or resume, and why. Nothing runs."""
+    """Say which stages are cached, run or resume, and why. Nothing runs.
+
+    Memory is that of weights, gradients and optimizer; activations come on top.
+    """
     from align import pipeline
+    from align.pipeline import estimates
 
     planned = pipeline.plan_recipe(recipe, stages, overrides or (), registry, force or ())
+    estimated = estimates.estimates(planned.steps)
     if as_json:
         print_json(
             [
@@ -66,12 +74,16 @@ def plan(
                     "reason": step.reason,
                     "fingerprint": step.fingerprint,
                     "artifact": step.artifact.reference if step.artifact and step.action == "cached" else None,
+                    "parameters": estimated[step.name].parameters,
+                    "trainable_parameters": estimated[step.name].trainable,
+                    "memory_bytes": estimated[step.name].memory,
+                    "disk_bytes": estimated[step.name].disk,
                 }
                 for step in planned.steps
             ]
         )
     else:
-        _print_plan(planned)
+        _print_plan(planned, estimated)
 
 
 def run(
@@ -93,24 +105,33 @@ def run(
     from align.cli import tables
 
     planned = pipeline.plan_recipe(recipe, stages, overrides or (), registry, force or ())
-    _print_plan(planned)
-    artifacts = pipeline.run(planned, wandb.value if wandb else None)
+    artifacts = pipeline.run(planned, wandb.value if wandb else None, lambda: _print_plan(planned))
     for step in planned.steps:
         if step.kind == "evaluate":
             tables.print_evaluation(console(), artifacts[step.name])
     tables.print_artifacts(console(), artifacts)
 
 
-def _print_plan(planned: Plan) -> None:
+def _print_plan(planned: Plan, estimated: Mapping[str, Estimate] | None = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for column in ("stage", "kind", "action", "why"):
-        table.add_column(column, overflow="fold", no_wrap=column != "why")
+    for column in ("stage", "kind", "action", *(("trains", "of", "memory") if estimated else ()), "why"):
+        right = column in ("trains", "of", "memory")
+        table.add_column(column, overflow="fold", no_wrap=column != "why", justify="right" if right else "left")
     for step in planned.steps:
         style = "dim" if step.action == "cached" else "bold"
-        table.add_row(step.name, step.kind, Text(step.action, style=style), Text(step.reason))
+        sizes = _sizes(estimated[step.name]) if estimated else []
+        table.add_row(step.name, step.kind, Text(step.action, style=style), *sizes, Text(step.reason))
     printer = console()
     printer.print(Text(f"{planned.recipe.name}, registry {planned.registry.root}"), soft_wrap=True)
     printer.print(table)
+
+
+def _sizes(estimate: Estimate) -> list[str]:
+    """Trained parameters, all parameters, and memory, for people."""
+    trained, parameters = (
+        "-" if number is None else readable(number).strip() for number in (estimate.trainable, estimate.parameters)
+    )
+    return [trained, parameters, f"{readable(estimate.memory)}B" if estimate.memory else "-"]

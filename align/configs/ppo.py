@@ -18,7 +18,17 @@ from pydantic import (
     model_validator,
 )
 
-from align.configs.base import Config, Fraction, LoraSettings, Method, PromptData, Reference, RewardSpec, StageConfig
+from align.configs.base import (
+    Config,
+    Fraction,
+    InstructionData,
+    LoraSettings,
+    Method,
+    PromptData,
+    Reference,
+    RewardSpec,
+    StageConfig,
+)
 
 Rhythm = PositiveInt | Annotated[float, Field(gt=0, lt=1)]
 """Every so many updates; below 1 a share of all."""
@@ -78,6 +88,10 @@ class PPOConfig(Config):
     max_grad_norm: NonNegativeFloat = 1.0
     bf16: bool = False
     """Compute in bfloat16 by autocast; weights, log-probabilities and losses stay float32."""
+    torch_compile: bool = False
+    """Compile the trunk for passes over whole responses; sampling, a token at a time, stays as it is."""
+    torch_compile_backend: str | None = None
+    torch_compile_mode: str | None = None
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
@@ -109,6 +123,8 @@ class PPOConfig(Config):
     critic: Literal["shared", "adapter", "separate"] = "shared"
     """The value model: a head on the policy's trunk, on that trunk with an adapter of its own, or on a second trunk."""
     entropy_coef: NonNegativeFloat = 0.0
+    ptx_coef: NonNegativeFloat = 0.0
+    """Weight of the supervised loss that is mixed in, a mean over tokens as PPO's own is."""
     gamma: Fraction = 1.0
     lam: Fraction = 0.95
     whiten_advantages: bool = True
@@ -198,6 +214,8 @@ class PPOStageConfig(StageConfig):
     prompts: list[PromptData] = Field(min_length=1)
     evaluation_prompts: list[PromptData] = []
     """Held-out prompts for choosing the best policy (default: a tenth of `prompts`, at most 128, kept aside)."""
+    ptx_data: list[InstructionData] = []
+    """Prompts and completions whose supervised loss is mixed in by `ppo.ptx_coef`: in a step as many as responses."""
     max_prompt_length: PositiveInt = 512
     """Longer prompts are dealt with as `long_prompts` says."""
     long_prompts: Literal["skip", "truncate_left", "error"] = "skip"
@@ -209,6 +227,12 @@ class PPOStageConfig(StageConfig):
             raise ValueError("`lora:` is set, but method is full: set method: lora or qlora, or remove the block")
         if self.publish == "adapter" and self.method == "full":
             raise ValueError("publish: adapter needs method: lora or qlora")
+        return self
+
+    @model_validator(mode="after")
+    def _mixes_what_it_has(self) -> Self:
+        if bool(self.ptx_data) != bool(self.ppo.ptx_coef):
+            raise ValueError("ptx_data is mixed in with the weight ppo.ptx_coef: set both or neither")
         return self
 
     @model_validator(mode="after")

@@ -13,20 +13,25 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from align.errors import UsageError
+from align.errors import AlignError, UsageError
 
 logger = logging.getLogger(__name__)
 
 MARKER = "COMPLETE.json"
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Write sizes and hashes of all files of a checkpoint, once everything is safely on disk."""
+def mark_complete(checkpoint: Path, needs: Sequence[str] = ()) -> None:
+    """Write sizes and hashes of all files of a checkpoint, once everything is safely on disk.
+
+    Raises:
+        AlignError: one of the files in `needs` was not written: what is resumed without it would end elsewhere.
+    """
     files = {name: _measured(checkpoint / name, to_disk=True) for name in _names(checkpoint)}
+    _refuse_without(needs, files, checkpoint)
     partial = checkpoint / f"{MARKER}.partial"
     with partial.open("w", encoding="utf-8") as file:
         json.dump(files, file, indent=1)
@@ -38,13 +43,17 @@ def mark_complete(checkpoint: Path) -> None:
 
 
 @contextmanager
-def new_checkpoint(directory: Path, step: int, keep: int) -> Iterator[Path]:
-    """A directory to write the checkpoint of `step` into; put in its place when complete, and older ones removed."""
+def new_checkpoint(directory: Path, step: int, keep: int, needs: Sequence[str] = ()) -> Iterator[Path]:
+    """A directory to write the checkpoint of `step` into; put in its place when complete, and older ones removed.
+
+    Raises:
+        AlignError: one of the files in `needs` was not written.
+    """
     final, partial = directory / f"checkpoint-{step}", directory / f"partial-checkpoint-{step}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    mark_complete(partial)
+    mark_complete(partial, needs)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _sync_directory(directory)
@@ -52,14 +61,18 @@ def new_checkpoint(directory: Path, step: int, keep: int) -> Iterator[Path]:
         shutil.rmtree(old)
 
 
-def newest_complete_checkpoint(directory: Path) -> Path | None:
+def newest_complete_checkpoint(directory: Path, needs: Sequence[str] = ()) -> Path | None:
     """The `checkpoint-<step>` of the highest step whose files are all there and unchanged.
 
     A newer one that is not is set aside as `damaged-checkpoint-<step>`, with a warning.
+
+    Raises:
+        AlignError: it was completed without one of the files in `needs`.
     """
     for checkpoint in sorted(_checkpoints(directory), key=step_of, reverse=True):
         problem = _problem(checkpoint)
         if problem is None:
+            _refuse_without(needs, _names(checkpoint), checkpoint)
             return checkpoint
         aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -68,14 +81,16 @@ def newest_complete_checkpoint(directory: Path) -> Path | None:
     return None
 
 
-def intact(checkpoint: Path) -> Path:
-    """The checkpoint, if its files are all there and unchanged.
+def intact(checkpoint: Path, needs: Sequence[str] = ()) -> Path:
+    """The checkpoint, if its files are all there and unchanged, those in `needs` among them.
 
     Raises:
         UsageError: it cannot be resumed from.
+        AlignError: it was completed without one of the files in `needs`.
     """
     if problem := _problem(checkpoint):
         raise UsageError(f"{checkpoint} cannot be resumed from: {problem}")
+    _refuse_without(needs, _names(checkpoint), checkpoint)
     return checkpoint
 
 
@@ -103,6 +118,14 @@ def _problem(checkpoint: Path) -> str | None:
         if _measured(checkpoint / name) != measure:
             return f"{name} has changed"
     return None
+
+
+def _refuse_without(needs: Sequence[str], names: Container[str], checkpoint: Path) -> None:
+    if missing := [name for name in needs if name not in names]:
+        raise AlignError(
+            f"{checkpoint} lacks {', '.join(missing)}, without which training would go on to other results. "
+            "Remove it to go on from the checkpoint before it, or from the start"
+        )
 
 
 def _names(checkpoint: Path) -> list[str]:

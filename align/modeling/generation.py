@@ -8,7 +8,7 @@ of one's own, so that a resumed run draws the same ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerB
 
 from align.configs.base import GenerationSettings
 from align.modeling.trunk import pad, response_logits, unwrapped
+
+TOKENS_AT_ONCE = 2**17
+"""Prompt and response tokens whose keys and values exist at one time: bounds memory whatever the batch."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,16 @@ class Response:
     """Whether it ended by itself, and not at `max_new_tokens`."""
 
 
+@dataclass
+class Drawn:
+    """The responses drawn so far, and the state of the random numbers: what `sample` needs to go on exactly."""
+
+    token_ids: dict[int, list[int]] = field(default_factory=dict)
+    """By the place of their prompt."""
+    generator_state: list[int] | None = None
+    """None before the first batch."""
+
+
 def sample(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -39,18 +52,29 @@ def sample(
     *,
     seed: int,
     batch_size: int = 64,
+    drawn: Drawn | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Response]:
     """A response to each prompt, in the prompts' order. The same seed gives the same responses.
 
-    `on_batch` is called with the number of responses that each finished batch adds.
+    Args:
+        model: any language model.
+        tokenizer: its own.
+        prompts: text.
+        settings: how to draw.
+        seed: of the random numbers.
+        batch_size: prompts at a time; other sizes draw other responses.
+        drawn: goes on from there, and is kept up to date after every batch.
+        on_batch: called then, with the number of responses that the batch added.
     """
+    drawn = drawn if drawn is not None else Drawn()
     prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]), reverse=True)
-    responses: dict[int, Response] = {}
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    for start in range(0, len(by_length), batch_size):
+    if drawn.generator_state is not None:
+        generator.set_state(torch.tensor(drawn.generator_state, dtype=torch.uint8))
+    for start in range(len(drawn.token_ids), len(by_length), batch_size):
         members = by_length[start : start + batch_size]
         token_ids = generate(
             model,
@@ -60,10 +84,11 @@ def sample(
             pad_token_id=tokenizer.pad_token_id,
             generator=generator,
         )
-        responses.update(zip(members, decode(tokenizer, token_ids), strict=True))
+        drawn.token_ids.update(zip(members, token_ids, strict=True))
+        drawn.generator_state = generator.get_state().tolist()
         if on_batch is not None:
             on_batch(len(members))
-    return [responses[index] for index in range(len(prompts))]
+    return decode(tokenizer, [drawn.token_ids[index] for index in range(len(prompts))]) if prompts else []
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[list[int]]) -> list[Response]:
@@ -87,8 +112,32 @@ def generate(
 ) -> list[list[int]]:
     """Token ids of one response to each prompt, each ending with `eos_token_id` or at `max_new_tokens`.
 
-    `eos_token_id=None` never stops early.
+    `eos_token_id=None` never stops early. Prompts of like length are sampled from together, as many as `TOKENS_AT_ONCE`
+    allows.
     """
+    # Drawn up front, a row after the other, so that what a response becomes does not depend on the others' lengths.
+    heights = 1 - torch.rand(len(prompt_ids), settings.max_new_tokens, generator=generator, device=generator.device)
+    by_length = sorted(range(len(prompt_ids)), key=lambda row: len(prompt_ids[row]), reverse=True)
+    responses: dict[int, list[int]] = {}
+    with torch.compiler.set_stance("force_eager"):  # a trunk compiled for training would be compiled for every length
+        while len(responses) < len(by_length):
+            longest = len(prompt_ids[by_length[len(responses)]]) + settings.max_new_tokens
+            rows = by_length[len(responses) :][: max(1, TOKENS_AT_ONCE // longest)]
+            prompts = [prompt_ids[row] for row in rows]
+            found = _generate_together(model, prompts, settings, eos_token_id, pad_token_id, heights[rows])
+            responses.update(zip(rows, found, strict=True))
+    return [responses[row] for row in range(len(prompt_ids))]
+
+
+def _generate_together(
+    model: nn.Module,
+    prompt_ids: Sequence[list[int]],
+    settings: GenerationSettings,
+    eos_token_id: int | None,
+    pad_token_id: int,
+    heights: Tensor,
+) -> list[list[int]]:
+    """The same for a batch; `heights` [b, max_new_tokens] are what tokens are drawn by."""
     inner = unwrapped(model)
     two_parts = inner.config.is_encoder_decoder
     ids, mask = pad(prompt_ids, pad_token_id, left=not two_parts)
@@ -96,8 +145,6 @@ def generate(
     decoder = (_EncoderDecoder if two_parts else _DecoderOnly)(inner, ids.to(device), mask.long().to(device))
     responses: list[list[int]] = [[] for _ in prompt_ids]
     rows = torch.arange(len(prompt_ids))  # which response each row of the shrinking batch writes
-    # Drawn up front, a row after the other, so that what a response becomes does not depend on the others' lengths.
-    heights = 1 - torch.rand(len(prompt_ids), settings.max_new_tokens, generator=generator, device=generator.device)
     for step in range(settings.max_new_tokens):
         tokens = _draw(response_logits(model, decoder.states), settings, heights[rows.to(heights.device), step])
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from align.errors import UsageError
+from align.workspace import BASE
 
 disable_progress_bar()  # A bar for every loading and saving would run through the stages' own.
 
@@ -82,7 +83,7 @@ def load_causal_or_seq2seq(
 
     Args:
         directory: A model; or a peft adapter alone, which is merged into `base`.
-        base: What the adapter was trained on.
+        base: What the adapter was trained on (default: what the link `base` beside the adapter leads to).
         dropout: Overrides every dropout rate of the configuration.
         dtype: Of the weights, whatever they are stored as: training needs float32.
         four_bits: Hold the weights of linear layers as 4-bit NormalFloats, for adapters to train on.
@@ -184,6 +185,8 @@ def _normal_float(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def _with_adapter(directory: Path, base: Path | None, dropout: float | None, dtype: torch.dtype) -> PreTrainedModel:
+    if base is None and (directory / BASE).is_symlink():  # which no artifact holds: it was put there for this stage
+        base = directory / BASE
     if base is None:
         settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
         name = settings.get("base_model_name_or_path") or "unknown"

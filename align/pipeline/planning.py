@@ -13,7 +13,7 @@ from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
 from align.data import checking
 from align.errors import AlignError, UsageError
-from align.pipeline import identity
+from align.pipeline import beginning, handoff, identity
 from align.recipe import Recipe, builtin_rewards, needs, parse_reference, stage_inputs
 from align.recipe.document import suggest
 from align.registry import Artifact, Registry
@@ -82,7 +82,8 @@ def plan(recipe: Recipe, registry: Registry, stages: Sequence[str] | None = None
         force: stages that run even if nothing changed.
 
     Raises:
-        UsageError: an unknown stage is named; a data file, a directory or an artifact that is referred to is missing.
+        UsageError: an unknown stage is named; a data file, a directory or an artifact that is referred to is missing;
+            a stage would take a model that it cannot do with.
         VerificationError: an artifact that would be used is damaged.
     """
     order = ordered(recipe, [*(stages or recipe.stages)])
@@ -96,6 +97,9 @@ def plan(recipe: Recipe, registry: Registry, stages: Sequence[str] | None = None
     steps: dict[str, Step] = {}
     for name in order:
         steps[name] = _step(recipe, registry, name, steps, name in force)
+    running = [name for name, step in steps.items() if step.action != "cached"]
+    if disagreeing := [problem for name in running for problem in _disagreeing(recipe, registry, name)]:
+        raise UsageError("\n".join(disagreeing))
     return Plan(recipe, registry, tuple(steps.values()))
 
 
@@ -104,7 +108,8 @@ def check(recipe: Recipe, registry: Registry, stages: Collection[str] | None = N
     problems: list[str] = []
     for name in stages if stages is not None else recipe.stages:
         found = [_placed(recipe, name, problem) for problem in checking.check(recipe.stages[name])]
-        problems += [*found, *_missing(recipe, registry, name, data=not found)]
+        found += _missing(recipe, registry, name, data=not found)
+        problems += found or _disagreeing(recipe, registry, name)
     return list(dict.fromkeys(problems or _chosen_on_what_is_measured(recipe, stages)))
 
 
@@ -169,9 +174,12 @@ def _step(recipe: Recipe, registry: Registry, name: str, done: Mapping[str, Step
     action: Action = "run"
     if found and not forced and not again and same_inputs(found, inputs):
         return Step(name, config, inputs, data, fingerprint, "cached", f"{found.reference} is up to date", found)
-    if forced:
+    workspace = registry.find_workspace(name, fingerprint)
+    if forced and workspace and beginning.of(workspace).get("forced"):
+        action, reason = "resume", "forced, and a checkpoint found"
+    elif forced:
         reason = "forced"
-    elif registry.find_workspace(name, fingerprint):
+    elif workspace:
         action, reason = "resume", "checkpoint found"
     else:
         reason = _why(recipe, registry, name, inputs, data, again)
@@ -223,6 +231,11 @@ def _missing(recipe: Recipe, registry: Registry, name: str, *, data: bool = True
             identity.data_fingerprints(config)
         except UsageError:
             yield from (_placed(recipe, name, problem) for problem in checking.check(config))
+
+
+def _disagreeing(recipe: Recipe, registry: Registry, name: str) -> list[str]:
+    """What a stage and the models that it takes do not agree on."""
+    return [_placed(recipe, name, problem) for problem in handoff.problems(recipe, registry, name)]
 
 
 def _placed(recipe: Recipe, stage: str, problem: str) -> str:

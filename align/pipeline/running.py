@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,11 @@ from align import interrupt, stages, tracking
 from align.configs import StageConfig
 from align.data import sources
 from align.errors import AlignError, Interrupted, UsageError
-from align.pipeline import identity
+from align.pipeline import beginning, handoff, identity
 from align.pipeline.planning import Plan, Source, Step, check, same_inputs
 from align.recipe import parse_reference
 from align.registry import Artifact, InputRecord, Registry
-from align.workspace import Metrics, Workspace
+from align.workspace import BASE, Metrics, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +32,13 @@ FAILURE_LOG = "error.log"
 """In the workspace of a stage that failed: the traceback."""
 
 
-def run(plan: Plan, wandb: Mode | None = None) -> dict[str, Artifact]:
+def run(plan: Plan, wandb: Mode | None = None, on_start: Callable[[], object] = lambda: None) -> dict[str, Artifact]:
     """Run the steps that are not cached, and return the artifact of every step.
 
     Args:
+        plan: of which steps.
         wandb: overrides the recipe's W&B mode.
+        on_start: called once everything was looked at, before anything runs.
 
     Raises:
         UsageError: the data or an input of a step that would run is not in order; nothing was run.
@@ -49,6 +52,7 @@ def run(plan: Plan, wandb: Mode | None = None) -> dict[str, Artifact]:
     for source in [source for step in plan.to_run for source in step.inputs.values()]:
         if not source.stage:
             _directory(source, plan.registry)  # downloaded and verified now, not after hours of training
+    on_start()
     artifacts: dict[str, Artifact] = {}
     for step in plan.steps:
         if step.action == "cached" and step.artifact:
@@ -70,17 +74,14 @@ def run(plan: Plan, wandb: Mode | None = None) -> dict[str, Artifact]:
 
 def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode | None) -> Artifact:
     registry = plan.registry
-    with _held(registry.lock(step.name, step.fingerprint), step.name):
+    with _held(registry.lock(step.name, step.fingerprint), step.name), interrupt.guarded():
         waited_for = None if step.forced else registry.find(step.name, step.fingerprint)
         if waited_for and same_inputs(waited_for, inputs):
             logger.info("%s: another run has just made %s", step.name, waited_for.reference)
             return waited_for
-        workspace = registry.workspace(step.name, step.fingerprint)
-        if step.forced:
-            registry.discard(workspace)
-            workspace = registry.workspace(step.name, step.fingerprint)
+        workspace = beginning.workspace(registry, step, {place: _record(source) for place, source in inputs.items()})
         logger.info("%s: %s (%s)", step.name, step.action, step.reason)
-        directories = {s.reference: d for s in inputs.values() if (d := _directory(s, registry)) is not None}
+        directories = _directories(step, inputs, registry, workspace)
         metrics = _compute(plan, step, directories, workspace, wandb)
         artifact = registry.publish(
             workspace.output,
@@ -91,9 +92,12 @@ def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode 
             config=identity.portable(step.config, plan.recipe.as_written),
             metrics=metrics,
             environment=identity.environment(step.data),
+            contract=_contract(step, inputs, workspace).to_manifest(),
         )
         registry.discard(workspace)
-    logger.info("%s: published %s", step.name, artifact.reference)
+        logger.info("%s: published %s", step.name, artifact.reference)
+        if step is not plan.steps[-1]:
+            interrupt.raise_if_requested(f"{artifact.reference} was published")
     return artifact
 
 
@@ -125,10 +129,9 @@ def _compute(
     )
     exit_code = 1
     try:
-        with interrupt.guarded():
-            _prepare_libraries(step.config)
-            config = sources.with_files(step.config, directories)
-            metrics = stages.load(step.kind).run(config, directories, workspace, tracker)
+        _prepare_libraries(step.config)
+        config = sources.with_files(step.config, directories)
+        metrics = stages.load(step.kind).run(config, directories, workspace, tracker)
         exit_code = 0
         return metrics
     except Interrupted as error:
@@ -163,6 +166,56 @@ def _prepare_libraries(config: StageConfig) -> None:
     torch.set_num_threads(identity.threads())
     transformers_logging.set_verbosity_error()
     set_seed(config.seed)
+
+
+def _directories(step: Step, inputs: Mapping[str, Source], registry: Registry, workspace: Workspace) -> dict[str, Path]:
+    """Where to load each input from, by its reference; an adapter alone has a link to its base beside it.
+
+    Raises:
+        UsageError: a stage that would start with this input would fail, or not be what it seems.
+        VerificationError: an artifact is damaged.
+    """
+    found = {place: directory for place, s in inputs.items() if (directory := _directory(s, registry)) is not None}
+    given = {
+        place: handoff.of_artifact(artifact)
+        if (artifact := inputs[place].artifact)
+        else handoff.of_directory(directory)
+        for place, directory in found.items()
+    }
+    if problems := list(handoff.disagreements(step.config, given)):
+        raise UsageError("\n".join(f"stages.{step.name}.{problem}" for problem in problems))
+    for place, model in given.items():
+        if model.adapter and (artifact := inputs[place].artifact):
+            found[place] = _with_base(artifact, registry, workspace.path / "inputs")
+    return {inputs[place].reference: directory for place, directory in found.items()}
+
+
+def _with_base(artifact: Artifact, registry: Registry, parent: Path) -> Path:
+    """A directory of links to an adapter's files and, as `base`, to the model that it was trained on."""
+    base = handoff.base_of(artifact, registry)
+    if isinstance(base, str):
+        parsed = parse_reference(base)
+        below = _downloaded(parsed.name, parsed.version)
+    else:
+        registry.check(base)
+        if problem := handoff.unlike_its_base(handoff.of_artifact(artifact), handoff.of_artifact(base)):
+            raise UsageError(f"{artifact.reference} is an adapter alone, for {base.reference}: {problem}")
+        below = _with_base(base, registry, parent) if handoff.of_artifact(base).adapter else base.path
+    directory = parent / artifact.reference
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    for path in artifact.path.iterdir():
+        (directory / path.name).symlink_to(path)
+    (directory / BASE).symlink_to(below)
+    return directory
+
+
+def _contract(step: Step, inputs: Mapping[str, Source], workspace: Workspace) -> handoff.Contract:
+    """What the stage's output lets later stages know."""
+    found = handoff.of_directory(workspace.output)
+    if found.adapter or (workspace.output / "adapter").is_dir():
+        found = replace(found, base=_record(inputs[handoff.TRAINED_FROM[step.kind]]).model_dump())
+    return found
 
 
 def _directory(source: Source, registry: Registry) -> Path | None:

@@ -109,6 +109,20 @@ class ActorCritic(nn.Module):
             yield
         self.eval()
 
+    def compile_trunks(self, backend: str | None, mode: str | None) -> None:
+        """Compile what passes over whole responses run through; what cannot be compiled runs as it is, with a warning.
+
+        `align.modeling.generation` samples outside of that: its caches grow with every token.
+        """
+        torch._dynamo.config.suppress_errors = True
+        for model in (self.model, self.reference, self.value_model):
+            if model is None:
+                continue
+            inner = unwrapped(model)
+            seq2seq = inner.config.is_encoder_decoder
+            for part in (inner.get_encoder(), inner.get_decoder()) if seq2seq else (inner.base_model,):
+                part.compile(backend=backend or "inductor", mode=mode, dynamic=True)
+
     @property
     def shares_trunk(self) -> bool:
         """Whether policy and value model read the same hidden states."""

@@ -18,6 +18,8 @@ from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.prompts import Prompt
 from align.ppo.state import State
 
+FILES = ("weights.safetensors", "best.safetensors", "optimizer.pt", "origin.json", "state.json")
+"""What a checkpoint holds: the last two also schedule, KL controller, reward moments, position, best metric."""
 FREE = {
     *("total_episodes", "num_train_epochs", "max_steps", "eval_steps", "save_steps", "save_total_limit", "health"),
     *("num_eval_samples", "early_stopping_patience", "tokens_per_micro_batch", "gradient_checkpointing"),

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from align.metrics.diversity import repetition
 from align.ppo import objective
 from align.ppo.rollout import Rollout
+
+
+def print_table(rows: Sequence[Mapping[str, object]]) -> None:
+    """Rows with the same keys as a table on the terminal; nothing where there are none."""
+    if not rows:
+        return
+    table = Table(*rows[0], show_lines=True)
+    for row in rows:
+        table.add_row(*(Text(f"{value:.4g}" if isinstance(value, float) else str(value)) for value in row.values()))
+    Console().print(table)
 
 
 def of_update(

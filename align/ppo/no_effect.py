@@ -20,7 +20,7 @@ _REASONS = {
     "it follows from batch_size and num_mini_batches": (
         "num_total_batches micro_batch_size local_batch_size local_mini_batch_size mini_batch_size"
     ),
-    "training runs in one process": (
+    "several processes are those that torchrun starts, and each holds all weights": (
         "world_size ds3_gather_for_generation average_tokens_across_devices ddp_find_unused_parameters "
         "ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config deepspeed "
         "accelerator_config parallelism_config local_rank log_on_each_node log_level_replica save_on_each_node"
@@ -35,8 +35,7 @@ _REASONS = {
     "schedules take no arguments here; give a scheduler as `optimizers`": "lr_scheduler_kwargs",
     "weights and log-probabilities are float32; bf16 autocast is `bf16`": "fp16 bf16_full_eval fp16_full_eval tf32",
     "rollouts and updates use one implementation, so that their probabilities agree": (
-        "use_liger_kernel liger_kernel_config use_cache neftune_noise_alpha torch_compile torch_compile_backend "
-        "torch_compile_mode enable_jit_checkpoint"
+        "use_liger_kernel liger_kernel_config use_cache neftune_noise_alpha enable_jit_checkpoint"
     ),
     "checkpointing of activations is `gradient_checkpointing`, without arguments": (
         "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing_kwargs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from align.errors import UsageError
 
 Rows = Sequence[Mapping[str, Any]]
+Row = TypeVar("Row")
 Collator = Callable[[list[Any]], Mapping[str, Any]]
 
 
@@ -66,15 +67,15 @@ def as_prompts(
     return prompts
 
 
-def batch_of(prompts: Sequence[Prompt], update: int, size: int, seed: int) -> list[Prompt]:
-    """The prompts of an update: each pass over them is shuffled anew, and passes follow without a gap."""
-    count = len(prompts)
-    places = range(update * size, (update + 1) * size)
+def batch_of(rows: Sequence[Row], number: int, size: int, seed: int) -> list[Row]:
+    """The rows of a batch: each pass over them is shuffled anew, and passes follow without a gap."""
+    count = len(rows)
+    places = range(number * size, (number + 1) * size)
     orders = {
-        number: torch.randperm(count, generator=torch.Generator().manual_seed(seed + number)).tolist()
-        for number in {place // count for place in places}
+        turn: torch.randperm(count, generator=torch.Generator().manual_seed(seed + turn)).tolist()
+        for turn in {place // count for place in places}
     }
-    return [prompts[orders[place // count][place % count]] for place in places]
+    return [rows[orders[place // count][place % count]] for place in places]
 
 
 def _collated(row: Mapping[str, Any], collator: Collator) -> dict[str, Any]:

@@ -32,12 +32,19 @@ from align.configs.base import GenerationSettings
 from align.errors import AlignError, UsageError
 from align.modeling.checkpoints import intact, new_checkpoint, newest_complete_checkpoint
 from align.modeling.trunk import unwrapped
-from align.ppo import checkpoint, health, objective, preflight, ranks
+from align.ppo import checkpoint, health, mixing, objective, preflight, ranks
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.arguments import PPOConfig
 from align.ppo.callbacks import Callbacks
-from align.ppo.compatibility import check_adapters, check_critic, check_lengths, check_models, check_tokenizer
-from align.ppo.figures import of_update
+from align.ppo.compatibility import (
+    check_adapters,
+    check_critic,
+    check_lengths,
+    check_models,
+    check_tokenizer,
+    context_of,
+)
+from align.ppo.figures import of_update, print_table
 from align.ppo.learning import accumulate_gradients, advantages_and_returns
 from align.ppo.module_reward import as_reward
 from align.ppo.parts import move, optimizer_of, tracker_of
@@ -70,6 +77,7 @@ class PPOTrainer:
         optimizers: an optimizer and a schedule per update, each or both None for AdamW and `lr_scheduler_type`.
         callbacks: callbacks of transformers.
         peft_config: adapters for `model`, which then alone train.
+        ptx_dataset: rows with `prompt` and `completion`, whose supervised loss is mixed in by `args.ptx_coef`.
         tracker: where figures and sample tables go (default: what `args.report_to` says).
         judge: chooses the best policy by its scores of `eval_dataset`, where `reward_model` otherwise does.
         checkpoint_dir: where to save, and to resume from without being asked (default: `args.output_dir`, from which
@@ -91,6 +99,7 @@ class PPOTrainer:
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] | None = None,
         peft_config: Any = None,
         *,
+        ptx_dataset: Rows | None = None,
         tracker: Tracker | None = None,
         judge: Any = None,
         checkpoint_dir: Path | None = None,
@@ -131,6 +140,9 @@ class PPOTrainer:
             check_critic(value_model, vocabulary, len(processing_class))
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
+        self.examples = mixing.as_examples(ptx_dataset or [], processing_class, context_of(self.model))
+        if bool(self.examples) != bool(args.ptx_coef):
+            raise UsageError("ptx_dataset is mixed in with the weight ptx_coef: give both or neither")
         check_lengths(self.model, [*self.prompts, *self.eval_prompts], args.response_length)
         episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(self.prompts) * args.num_generations)
         self.updates = math.ceil(episodes / args.batch_size)
@@ -142,6 +154,8 @@ class PPOTrainer:
         # Only fills up rows and is masked everywhere; a script may have added one that has no embedding.
         pad = processing_class.pad_token_id
         self.pad_token_id = pad if pad is not None and pad < vocabulary else 0
+        if args.torch_compile:
+            self.actor_critic.compile_trunks(args.torch_compile_backend, args.torch_compile_mode)
         self.settings = GenerationSettings(max_new_tokens=args.response_length, temperature=args.temperature)
         self.optimizer = optimizer_of(self.actor_critic, args, optimizers[0])
         self.lr_scheduler = optimizers[1] or torch.optim.lr_scheduler.LambdaLR(
@@ -190,7 +204,9 @@ class PPOTrainer:
         with track("ppo", self.updates, self.state.update, silent=ranks.rank() != 0) as advance:
             if self.state.update == 0:
                 preflight.check_polarity(self.reward)
-                self._scored(self.evaluate)
+            if self.state.update in (0, self.updates) or self.state.update % eval_steps == 0:
+                if not self._is_evaluated():
+                    self._scored(self.evaluate)
             while self.state.update < self.updates and self.state.stopped is None:
                 self.callbacks.tell("on_step_begin", self.state.update)
                 figures = self._scored(self._update)
@@ -236,10 +252,14 @@ class PPOTrainer:
             rewards = objective.whiten(rewards, rollout.mask, shift_mean=False)
         advantages, returns = advantages_and_returns(rewards, rollout.values, rollout.mask, args)
 
-        steps = [
-            self._optimizer_step(rollout, rows, advantages, returns)
+        mini_batches = [
+            rows
             for _ in range(args.num_ppo_epochs)
             for rows in torch.randperm(len(rollout.prompts), generator=generator).chunk(args.num_mini_batches)
+        ]
+        steps = [
+            self._optimizer_step(rollout, rows, advantages, returns, state.update * len(mini_batches) + number)
+            for number, rows in enumerate(mini_batches)
         ]
         figures = {
             **of_update(rollout, rewards, steps, state.kl_coef),
@@ -291,10 +311,20 @@ class PPOTrainer:
         torch.rand((len(prompts) - mine.stop) * settings.max_new_tokens, generator=generator)
         return joined([part for part in parts if part is not None], self.pad_token_id).to(self.actor_critic.device)
 
-    def _optimizer_step(self, rollout: Rollout, rows: Tensor, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
-        """One step on some rows [m] of a rollout; returns means over their tokens."""
+    def _optimizer_step(
+        self, rollout: Rollout, rows: Tensor, advantages: Tensor, returns: Tensor, number: int = 0
+    ) -> dict[str, Tensor]:
+        """Step `number` of the training, on some rows [m] of a rollout; returns means over their tokens."""
         self.optimizer.zero_grad(set_to_none=True)
         means = accumulate_gradients(self.actor_critic, rollout, rows, advantages, returns, self.args)
+        if self.examples:
+            means["loss/ptx_avg"] = mixing.accumulate_gradients(
+                self.actor_critic,
+                batch_of(self.examples, number, len(rows), self.args.seed),
+                self.args.ptx_coef,
+                self.pad_token_id,
+                self.args.tokens_per_micro_batch,
+            )
         means = ranks.sum_figures(means)
         ranks.sum_gradients(list(self.actor_critic.trainable.values()))
         norm = nn.utils.clip_grad_norm_(self.actor_critic.trainable.values(), self.args.max_grad_norm or math.inf)
@@ -375,6 +405,10 @@ class PPOTrainer:
         self.callbacks.evaluated(figures, self.state.update)
         return figures
 
+    def _is_evaluated(self) -> bool:
+        """Whether the policy was evaluated since its last update: a reward that failed may have kept it from that."""
+        return bool(self.state.evaluations) and self.state.evaluations[-1]["update"] == self.state.update
+
     def _held_out(self) -> Iterator[Rollout]:
         generator = torch.Generator().manual_seed(self.args.seed)
         for start in range(0, len(self.eval_prompts), self.args.batch_size):
@@ -393,7 +427,7 @@ class PPOTrainer:
     def generate_completions(self, sampling: bool = False) -> list[dict[str, Any]]:
         """The most likely response to each held-out prompt, or with `sampling` to a first few, with its score.
 
-        Also shown as the tracker's table `completions`.
+        A first few are printed, and all are the tracker's table `completions`.
         """
         prompts = self.eval_prompts[: self.args.num_eval_samples] if sampling else self.eval_prompts
         greedy = self.settings.model_copy(update={"do_sample": False})
@@ -407,6 +441,8 @@ class PPOTrainer:
             for prompt, response, score in zip(rollout.prompts, rollout.responses, rollout.scores, strict=True)
         ]
         self.tracker.table("completions", ["prompt", "response", "score"], [list(row.values()) for row in rows])
+        if ranks.rank() == 0:
+            print_table(rows[: self.args.num_eval_samples])
         return rows
 
     # Saving and going on
@@ -438,7 +474,7 @@ class PPOTrainer:
             return
         keep = self.args.save_total_limit or self.updates + 1
         if ranks.rank() == 0:
-            with new_checkpoint(self.checkpoint_dir, self.state.update, keep) as directory:
+            with new_checkpoint(self.checkpoint_dir, self.state.update, keep, checkpoint.FILES) as directory:
                 checkpoint.write(
                     directory,
                     self._origin,
@@ -462,9 +498,10 @@ class PPOTrainer:
                 )
             return
         if isinstance(wanted, str | Path):
-            directory: Path | None = intact(Path(wanted))
+            directory: Path | None = intact(Path(wanted), checkpoint.FILES)
         else:
-            directory = newest_complete_checkpoint(self.checkpoint_dir) if self.checkpoint_dir is not None else None
+            where = self.checkpoint_dir
+            directory = newest_complete_checkpoint(where, checkpoint.FILES) if where is not None else None
         if directory is None:
             if wanted:
                 raise UsageError(f"there is no checkpoint to resume from in {self.checkpoint_dir or 'output_dir=None'}")

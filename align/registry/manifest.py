@@ -64,6 +64,8 @@ class Manifest(_Record):
     config: dict[str, Any]
     metrics: dict[str, Any]
     environment: dict[str, Any]
+    contract: dict[str, Any] = {}
+    """What a later stage has to agree with: base of an adapter, tokenizer, chat template, labels, context, dtype."""
 
     def identity(self) -> str:
         """sha256 of the canonical JSON of what makes the artifact the one it is: the digest it should bear.

@@ -205,6 +205,7 @@ class Registry:
         config: Mapping[str, Any],
         metrics: Mapping[str, Any],
         environment: Mapping[str, Any],
+        contract: Mapping[str, Any] | None = None,
         force: bool = False,
     ) -> Artifact:
         """Make the files in `source` the next version of `name`.
@@ -238,6 +239,7 @@ class Registry:
                 config=plain(config, "config"),
                 metrics=plain(metrics, "metrics"),
                 environment=plain(environment, "environment"),
+                contract=plain(contract or {}, "contract"),
             )
             draft = draft.model_copy(update={"digest": draft.identity()})
             return self._claim(draft, staged, source if moved else None, force)

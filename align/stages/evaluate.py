@@ -1,7 +1,8 @@
 """`kind: evaluate`: models side by side on the same held-out prompts, each compared with the baseline.
 
 1. Load the prompts, the judge and the reward.
-2. Model by model, the baseline first: sample a response to every prompt with the same seed, and measure it.
+2. Model by model, the baseline first: sample a response to every prompt with the same seed, and measure it. The
+   responses are kept as checkpoints.
 3. Put 95 % intervals around each metric, and around its difference from the baseline, prompt by prompt.
 4. Write `metrics.json`, `samples.jsonl`, `table.md` and `metrics.png`.
 """
@@ -39,6 +40,7 @@ from align.modeling.load import load_causal_or_seq2seq, load_tokenizer
 from align.modeling.trunk import Batch, response_kl, response_log_probs, unwrapped
 from align.progress import track
 from align.stages import comparison
+from align.stages.responses import Responses
 from align.tracking import Tracker
 from align.workspace import Inputs, Interval, Metrics, Workspace
 
@@ -89,11 +91,12 @@ def run(config: EvaluateConfig, inputs: Inputs, workspace: Workspace, tracker: T
     others = [reference for reference in names if reference != config.baseline_model]
     measured: dict[str, Measured] = {}
     baseline: Subject | None = None
-    with track("evaluate", total=len(rows) * len(names)) as advance:
+    kept = Responses(workspace.checkpoints)
+    with track("evaluate", total=len(rows) * len(names), initial=len(kept)) as advance:
         for reference in [config.baseline_model, *others]:
             subject = load_subject(names[reference], inputs[reference])
             baseline = baseline or subject
-            responses = respond(config, subject, rows, advance)
+            responses = respond(config, subject, rows, kept, advance)
             measured[subject.name] = measure(config, subject, baseline, rows, responses, judge, reward)
             if subject is baseline:
                 measured[subject.name].extra |= reward_agreement(config, measured[subject.name])
@@ -164,23 +167,32 @@ def load_subject(name: str, directory: Path) -> Subject:
 
 
 def respond(
-    config: EvaluateConfig, subject: Subject, rows: Sequence[EvaluationExample], advance: Callable[[int], None]
+    config: EvaluateConfig,
+    subject: Subject,
+    rows: Sequence[EvaluationExample],
+    kept: Responses,
+    advance: Callable[[int], None],
 ) -> list[Response]:
-    """A response to every prompt."""
+    """A response to every prompt, going on from what is kept."""
+    begun_with = len(kept)
 
     def on_batch(count: int) -> None:
         advance(count)
-        interrupt.raise_if_requested("an evaluation keeps nothing until it is whole")
+        kept.keep()
 
-    return sample(
+    responses = sample(
         subject.model,
         subject.tokenizer,
         [row.prompt for row in rows],
         config.generation,
         seed=config.seed,
         batch_size=config.batch_size,
+        drawn=kept.of(subject.name),
         on_batch=on_batch,
     )
+    if len(kept) > begun_with:
+        kept.keep(now=True)
+    return responses
 
 
 def measure(
@@ -423,7 +435,7 @@ def _batches(subject: Subject, ids: Sequence[tuple[list[int], list[int]]], batch
     """Prompt and response ids as batches, in order."""
     for start in range(0, len(ids), batch_size):
         prompts, responses = zip(*ids[start : start + batch_size], strict=True)
-        interrupt.raise_if_requested("an evaluation keeps nothing until it is whole")
+        interrupt.raise_if_requested("the responses so far are kept")
         yield Batch.build(prompts, responses, subject.tokenizer.pad_token_id, next(subject.model.parameters()).device)
 
 

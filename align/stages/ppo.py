@@ -43,6 +43,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0, four_bits=config.method == "qlora")
     if config.method != "full":
         model = attach(model, config.lora or LoraSettings())
+    trainable = parameter_count(model, trainable=True)
     reward = _loaded("reward", config.reward, inputs)
     judge = None if config.judge is None else _loaded("judge", config.judge, inputs)
 
@@ -62,6 +63,9 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         value_model=load_critic(inputs[config.critic_from]) if config.critic_from is not None else None,
         train_dataset=[{"prompt": prompt} for prompt in prompts],
         eval_dataset=[{"prompt": prompt} for prompt in held_out],
+        ptx_dataset=[
+            {"prompt": one.prompt, "completion": one.completion} for one in examples.instructions(config.ptx_data)
+        ],
         tracker=tracker,
         judge=judge,
         checkpoint_dir=workspace.checkpoints,
@@ -76,7 +80,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
         "eval_reward": state.best.reward,
         "eval_kl": state.best.kl,
         "kl_coef": state.kl_coef,
-        "trainable_parameters": float(parameter_count(model, trainable=True)),
+        "trainable_parameters": float(trainable),
     }
     if judge is not None:
         metrics["eval_judge"] = state.best.score

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
 import reward_models
 from align.configs.base import LoraSettings
@@ -29,7 +29,7 @@ from align.modeling.classifiers import attach, closing_texts
 from align.modeling.export import empty_directory, save_model
 from align.modeling.generation import sample
 from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_config, load_tokenizer, parameter_count
-from align.modeling.training import AveragedWeights, fit, training_arguments
+from align.modeling.training import AveragedWeights, EarlyStopping, fit, training_arguments
 from align.stages.classification import Classification
 from align.stages.preference import PreferenceModelling
 from align.tracking import Tracker
@@ -65,13 +65,13 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
 
     arguments = partial(training_arguments, config.train, workspace, config.seed, **_looks_at_tuning_rows(config))
     stopping = config.early_stopping
-    callbacks: list[TrainerCallback] = [EarlyStoppingCallback(stopping.patience)] if stopping else []
+    callbacks: list[TrainerCallback] = [EarlyStopping(stopping.patience)] if stopping else []
     if config.average_weights:
         callbacks.append(AveragedWeights(config.average_weights))
     trainer = task.trainer(model, tokenizer, arguments, callbacks)
     metrics["train_loss"] = fit(trainer, workspace, tracker, "reward")
     if stopping:
-        metrics["best_step"] = float(_best_step(trainer))
+        metrics["best_step"] = float(_best_step(trainer, workspace))
 
     if isinstance(model, PeftModel):
         save_adapter(model, output / "adapter")
@@ -108,15 +108,14 @@ def _looks_at_tuning_rows(config: RewardConfig) -> dict[str, Any]:
     }
 
 
-def _best_step(trainer: Trainer) -> int:
+def _best_step(trainer: Trainer, workspace: Workspace) -> int:
     """The step whose weights the trainer has loaded.
 
     Raises:
         UsageError: its checkpoint is damaged: the trainer then keeps the last weights, silently.
     """
-    best = trainer.state.best_model_checkpoint
-    intact(Path(best))
     step: int = trainer.state.best_global_step
+    intact(workspace.checkpoints / f"checkpoint-{step}")
     return step
 
 

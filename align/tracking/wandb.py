@@ -116,9 +116,12 @@ def _init(
 
 
 def _run_id(path: Path) -> str:
+    """The id in the file; a new one where there is none. Written in one step: half an id would be another run."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4), encoding="ascii")
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(secrets.token_hex(4), encoding="ascii")
+        partial.replace(path)
     return path.read_text(encoding="ascii").strip()
 
 

@@ -76,8 +76,8 @@ def test_plan_gives_reasons(here: Path, run_align: Align) -> None:
     result = run_align("plan", "tiny.yaml", "sft")
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines()[2:]] == [
-        ["base", "base", "run", "no", "artifact", "yet"],
-        ["sft", "sft", "run", "no", "artifact", "yet"],
+        ["base", "base", "run", "-", "-", "-", "no", "artifact", "yet"],
+        ["sft", "sft", "run", "-", "-", "-", "no", "artifact", "yet"],
     ]
     assert not (here / "registry").exists()
 
@@ -140,6 +140,14 @@ def test_wrong_usage_is_one_message_and_exit_code_2(
     assert not (here / "registry").exists()
 
 
+def test_a_refused_run_prints_no_plan(here: Path, run_align: Align) -> None:
+    (here / "rows.jsonl").write_text("", encoding="utf-8")
+    result = run_align("run", "tiny.yaml")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "rows.jsonl: none of 0 rows left" in result.stderr
+
+
 def test_debug_shows_the_traceback(here: Path, run_align: Align) -> None:
     assert "Traceback" in run_align("check", "nothing.yaml", "--debug").stderr
 
@@ -151,4 +159,4 @@ def test_ctrl_c_outside_a_stage_is_no_traceback(here: Path, run_align: Align, mo
     monkeypatch.setattr(command, "_print_plan", interrupted)
     result = run_align("run", "tiny.yaml")
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; run the same command again to go on\n"
+    assert result.stderr == "interrupted; run the same command again to go on\n  align run tiny.yaml\n"

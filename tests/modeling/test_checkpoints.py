@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from align.modeling.checkpoints import MARKER, mark_complete, newest_complete_checkpoint, step_of
+from align.errors import AlignError
+from align.modeling.checkpoints import (
+    MARKER,
+    intact,
+    mark_complete,
+    new_checkpoint,
+    newest_complete_checkpoint,
+    step_of,
+)
 
 
 def checkpoint(directory: Path, step: int) -> Path:
@@ -52,3 +60,18 @@ def test_damaged_one_is_set_aside(reason: str, tmp_path: Path, caplog: pytest.Lo
             assert newest_complete_checkpoint(tmp_path) == older
         assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "damaged-checkpoint-2"]
     assert f"checkpoint-2 cannot be resumed from ({reason})" in caplog.text
+
+
+def test_what_lacks_state_is_neither_completed_nor_resumed_from(tmp_path: Path) -> None:
+    """As a trainer leaves it that was told not to save its optimizer: it would go on, silently, to other results."""
+    checkpoint(tmp_path, 1)
+    with pytest.raises(AlignError, match=r"checkpoint-1 lacks optimizer.pt, without which .* Remove it to go on"):
+        newest_complete_checkpoint(tmp_path, ["weights", "optimizer.pt"])
+    with pytest.raises(AlignError, match="lacks optimizer"):
+        intact(tmp_path / "checkpoint-1", ["optimizer.pt"])
+    with pytest.raises(AlignError, match="lacks optimizer"), new_checkpoint(tmp_path, 2, 1, ["optimizer.pt"]):
+        pass
+    (tmp_path / "checkpoint-3").mkdir()
+    with pytest.raises(AlignError, match="lacks optimizer"):
+        mark_complete(tmp_path / "checkpoint-3", ["optimizer.pt"])
+    assert newest_complete_checkpoint(tmp_path, ["weights"]) == tmp_path / "checkpoint-1"

@@ -88,7 +88,9 @@ def script(tiny_model: Callable[[str], Any], word_tokenizer: Any, tmp_path: Path
     return make
 
 
-def test_trls_example_runs_to_its_end(script: Callable[..., PPOTrainer], tmp_path: Path) -> None:
+def test_trls_example_runs_to_its_end(
+    script: Callable[..., PPOTrainer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trainer = script()
     trainer.train()
     assert trainer.state.update == 3
@@ -98,6 +100,8 @@ def test_trls_example_runs_to_its_end(script: Callable[..., PPOTrainer], tmp_pat
     completions = trainer.generate_completions()
     assert len(completions) == 3
     assert set(completions[0]) == {"prompt", "response", "score"}
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("prompt", "response", "score", f"{completions[0]['score']:.4g}"))
 
 
 def test_with_peft_config_the_adapter_trains_and_is_saved(script: Callable[..., PPOTrainer], tmp_path: Path) -> None:

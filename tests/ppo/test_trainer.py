@@ -19,6 +19,7 @@ from align.modeling.load import load_causal_or_seq2seq
 from align.ppo import PPOConfig, PPOTrainer
 from align.ppo.actor_critic import ActorCritic
 from align.tracking import NullTracker
+from reward_models import RewardError
 
 PROMPTS = [{"prompt": f"w{first} w{second}"} for first in range(4, 12) for second in range(4, 8)]
 
@@ -152,8 +153,8 @@ def test_resumes_bitwise(trainer: Callable[..., PPOTrainer], tmp_path: Path) -> 
 
         return score
 
-    for calls in (2, 2, 4):
-        with pytest.raises(AlignError, match="power cut"):
+    for calls in (1, 2, 2, 4):
+        with pytest.raises((AlignError, RewardError), match="power cut"):
             trainer(reward=interrupted_after(calls), **adaptive, checkpoint_dir=tmp_path / "parts").train()
     resumed = trainer(**adaptive, checkpoint_dir=tmp_path / "parts")
     assert resumed.train() == whole.state
@@ -361,3 +362,29 @@ def test_training_ends_when_patience_runs_out(trainer: Callable[..., PPOTrainer]
     assert (state.update, state.best.update) == (3, 0)
     assert state.stopped == "3 evaluations without a better policy"
     assert make().train() == state
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_compiled_trunks_learn_the_same(trainer: Callable[..., PPOTrainer], architecture: str) -> None:
+    plain = trainer(architecture, total_episodes=32)
+    plain.train()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = trainer(architecture, total_episodes=32, torch_compile=True, torch_compile_backend="eager")
+    compiled.train()
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] < 20  # and not one for every length
+    for name, weight in plain.actor_critic.trainable.items():
+        torch.testing.assert_close(compiled.actor_critic.trainable[name], weight, atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(
+    trainer: Callable[..., PPOTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    torch._dynamo.reset()
+    torch._dynamo.register_backend(broken, name="broken")
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    ppo = trainer(total_episodes=16, torch_compile=True, torch_compile_backend="broken")
+    assert ppo.train().update == 1

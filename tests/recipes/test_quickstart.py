@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -26,7 +28,7 @@ def test_the_same_seed_gives_the_same_artifacts_in_another_registry(finished: Fi
 
 def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_artifacts(finished: Finished, new_run: NewRun) -> None:
     run = new_run("quickstart")
-    command = ("run", "ppo", "--wandb", "disabled")
+    command = ("run", "ppo")
     for stage, figure in (("sft", "train/loss"), ("ppo", "objective/kl")):
         process = run.start(*command)
         _wait_for(process, run.directory / "registry" / "workspaces", stage, figure)
@@ -40,6 +42,8 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_artifacts(finished: Finishe
         assert actions[stage] == "resume"
         assert f"{stage}@v1" not in run.digests
     assert run.align(*command).exit_code == 0
+    wandb = [path.name.rpartition("-")[2] for path in (run.directory / "wandb").glob("offline-run-*")]
+    assert (len(wandb), len(set(wandb))) == (6, 4)  # sft and ppo went on with the W&B runs that they had begun
     whole = finished("quickstart").digests
     assert run.digests == {reference: whole[reference] for reference in run.digests}
     assert "ppo@v1" in run.digests
@@ -57,6 +61,19 @@ def test_a_stage_that_fails_leaves_the_others_and_says_how_to_go_on(finished: Fi
     assert run.digests == before
     assert run.registry.verify() == []
     assert run.align("run").exit_code == 0
+    assert run.digests == before
+
+
+def test_the_commands_of_the_guide_work(finished: Finished) -> None:
+    run = finished("quickstart")
+    before = run.digests
+    guide = Path(__file__).parents[2] / "docs" / "resume.md"
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", guide.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        program, command, recipe, *more = shlex.split(line, comments=True)
+        assert (program, recipe) == ("align", "quickstart")
+        result = run.align(command, *more, *(("--wandb", "disabled") if command == "run" else ()))
+        assert result.exit_code == 0, result.output
     assert run.digests == before
 
 

@@ -117,6 +117,15 @@ def test_a_second_run_is_all_cached_and_loads_no_torch(finished: Finished, recip
 
 
 @every_recipe
+def test_the_plan_knows_how_large_models_are(finished: Finished, recipe: str) -> None:
+    run = finished(recipe)
+    sizes = {step["stage"]: step["parameters"] for step in json.loads(run.align("plan", "--json").stdout)}
+    for artifact in run.registry.artifacts():
+        if artifact.manifest.kind in ("base", "pretrain", "sft"):
+            assert sizes[artifact.name] == artifact.manifest.metrics["parameters"]
+
+
+@every_recipe
 def test_every_stage_is_an_offline_wandb_run_of_one_group(finished: Finished, recipe: str) -> None:
     run = finished(recipe)
     recorded = [path.read_bytes() for path in (run.directory / "wandb").glob("offline-run-*/run-*.wandb")]

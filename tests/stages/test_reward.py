@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,12 @@ def test_early_stopping_publishes_the_best_weights(tiny_models: dict[str, Path],
     published = load_file(tmp_path / "output" / "model.safetensors")
     assert all(torch.equal(best[name], weight) for name, weight in published.items())
 
+    before = _files(tmp_path / "output")
+    shutil.rmtree(tmp_path / "output")  # Killed after the last step, before it is published.
+    again = reward.run(config, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+    assert _files(tmp_path / "output") == before
+    assert again == metrics
+
 
 @pytest.mark.parametrize("kind", ["labels", "pairs", "lora", "averaged"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
@@ -369,6 +376,14 @@ def test_the_average_of_the_weights_is_published(tiny_models: dict[str, Path], t
     share = 4 / 14  # of the average, which forgets its beginning
     torch.testing.assert_close(published, share * before + (1 - share) * steps[1])
     assert not torch.equal(published, steps[1])
+
+    before = _files(tmp_path / "output")
+    reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    assert _files(tmp_path / "output") == before
+    shutil.rmtree(tmp_path / "output")
+    (tmp_path / "checkpoints" / "checkpoint-4" / "average.safetensors").unlink()
+    reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    assert _files(tmp_path / "output") == before  # from the checkpoint before
 
 
 def test_hidden_tokens_are_others_in_each_epoch(tiny_models: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,20 @@ def test_resumed_run_gives_the_same_weights(
     again = sft.run(config, inputs, workspace, NullTracker())
     assert weights(workspace.output) == weights(tmp_path / "whole" / "output")
     assert again["train_loss"] == metrics["train_loss"]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_killed_after_its_last_step_it_takes_no_other(
+    method: str, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    """The last step lies within an epoch, where a trainer that resumes would go on."""
+    config = configured(method=method, train={"max_steps": 7, "save_steps": 3, "per_device_train_batch_size": 4})
+    workspace = Workspace(tmp_path)
+    metrics = sft.run(config, {"base": tiny_models["llama"]}, workspace, NullTracker())
+    before = weights(workspace.output)
+    shutil.rmtree(workspace.output)
+    assert sft.run(config, {"base": tiny_models["llama"]}, workspace, NullTracker()) == metrics
+    assert weights(workspace.output) == before
 
 
 def test_a_signal_stops_after_a_checkpoint(

@@ -1,0 +1,253 @@
+"""Models that do not belong together are refused before anything runs. Each fault is planted, and said by name."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import align
+from align import pipeline
+from align.errors import UsageError
+from align.pipeline import handoff
+from align.recipe import load
+from align.registry import InputRecord, Registry
+
+RECIPE = """\
+name: tiny
+datasets: {rows: {path: rows.jsonl}}
+stages:
+  base: {kind: base, model: ./model}
+  sft:
+    kind: sft
+    model: base
+    data: [{dataset: rows, prompt: "{prompt}", completion: " {answer}"}]
+  toxicity:
+    kind: reward
+    model: base
+    data: [{dataset: rows, text: "{answer}", label: {column: label}}]
+    labels: {positive: nontoxic}
+  ppo: {kind: ppo, policy: sft, reward: toxicity, prompts: [{dataset: rows, prompt: "{prompt}"}]}
+  evaluation:
+    kind: evaluate
+    models: [sft, ppo]
+    judge: {model: toxicity, label: toxic}
+    data: [{dataset: rows, prompt: "{prompt}"}]
+"""
+
+
+def write_model(
+    directory: Path,
+    *,
+    tokens: int = 20,
+    dtype: Any = np.float32,
+    template: str = "",
+    labels: tuple[str, ...] = (),
+    adapter: bool = False,
+    **config: Any,
+) -> Path:
+    """Files that say what a model's files say, and hold no weights worth the name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    settings = {"architectures": ["LlamaForCausalLM"], "vocab_size": 20, "max_position_embeddings": 600, **config}
+    if labels:
+        settings |= {"architectures": ["LlamaForSequenceClassification"], "id2label": dict(enumerate(labels))}
+    name = "adapter_config.json" if adapter else "config.json"
+    (directory / name).write_text(json.dumps({} if adapter else settings))
+    vocabulary = {"model": {"vocab": {f"w{number}": number for number in range(tokens)}}, "post_processor": str(labels)}
+    (directory / "tokenizer.json").write_text(json.dumps(vocabulary))
+    (directory / "tokenizer_config.json").write_text("{}")
+    if template:
+        (directory / "chat_template.jinja").write_text(template)
+    weights = "adapter_model.safetensors" if adapter else "model.safetensors"
+    save_file({"weights": np.ones((2, 2), dtype)}, directory / weights)
+    return directory
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    rows = [{"prompt": "a", "answer": "b", "label": "toxic"}, {"prompt": "c", "answer": "d", "label": "nontoxic"}]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
+    write_model(tmp_path / "model")
+    write_model(tmp_path / "classifier", labels=("nothate", "hate"))
+    write_model(tmp_path / "adapter", adapter=True)
+    write_model(tmp_path / "other_tokens", tokens=19, labels=("toxic", "nontoxic"))
+    write_model(tmp_path / "too_many_tokens", tokens=21)
+    write_model(tmp_path / "small", max_position_embeddings=40)
+    write_model(tmp_path / "eight_bits", dtype=np.int8)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALIGN_REGISTRY", raising=False)
+    return tmp_path
+
+
+def problems(*overrides: str) -> list[str]:
+    recipe = load("tiny.yaml", overrides)
+    return pipeline.check(recipe, pipeline.open_registry(recipe))
+
+
+def test_what_belongs_together_is_let_through(here: Path) -> None:
+    assert problems() == []
+    assert len(align.plan("tiny.yaml").to_run) == 5
+    rules = "stages.ppo.reward={combine: minimum, of: [{model: toxicity, label: Toxic}, {model: rules, length: {}}]}"
+    assert problems(rules, "stages.evaluation.reward=path:classifier") == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["stages.evaluation.judge.label=toxc"],
+            "stages.evaluation.judge.label: toxicity has no label 'toxc'; did you mean `toxic`? (it has nontoxic,",
+        ),
+        (
+            ["stages.ppo.reward={model: 'path:classifier', label: toxic}"],
+            "stages.ppo.reward.label: path:classifier has no label 'toxic' (it has nothate, hate)",
+        ),
+        (
+            ["stages.ppo.reward={combine: minimum, of: [toxicity, {model: 'path:classifier', label: x}]}"],
+            "stages.ppo.reward.of.1.label: path:classifier has no label 'x'",
+        ),
+        (["stages.ppo.reward=path:model"], "stages.ppo.reward: is a LlamaForCausalLM, not a classifier"),
+        (["stages.ppo.policy=path:classifier"], "stages.ppo.policy: is a classifier (labels nothate, hate), not a"),
+        (["stages.base.model=./classifier"], "stages.sft.model: is a classifier"),
+        (
+            ["stages.ppo.critic_from=path:other_tokens", "stages.ppo.ppo.critic=separate"],
+            "stages.ppo.critic_from: its tokenizer is not that of `policy`, whose tokens it would have to read",
+        ),
+        (["stages.base.model=./too_many_tokens"], "sft.model: its tokenizer has 21 tokens, but the model embeds only"),
+        (["stages.base.model=./eight_bits"], "sft.model: its weights are stored as I8, which cannot be trained"),
+        (["stages.sft.max_length=601"], "sft.max_length: 601 tokens are more than the 600 positions of the model"),
+        (["stages.toxicity.model=path:small"], "toxicity.max_length: 256 tokens are more than the 40 positions"),
+        (["stages.ppo.policy=path:small"], "ppo.ppo.response_length: 54 tokens are more than the 40 positions"),
+        (
+            ["stages.ppo.max_prompt_length=590"],
+            "ppo.max_prompt_length: 643 tokens with ppo.response_length are more than the 600 positions",
+        ),
+        (["stages.evaluation.models=['path:small']"], "evaluation.generation.max_new_tokens: 65 tokens are more than"),
+        (
+            ["stages.sft.publish=adapter", "stages.sft.method=lora", "stages.toxicity.model=sft"],
+            "toxicity.model: is an adapter alone, and a classifier needs a whole model: publish it with `publish: mer",
+        ),
+        (
+            ["stages.sft.publish=adapter", "stages.sft.method=lora", "stages.ppo.method=qlora"],
+            "stages.ppo.policy: is an adapter alone, which no 4-bit base can take in: publish it",
+        ),
+        (
+            [
+                "stages.ppo.evaluation_prompts=[{dataset: rows, prompt: '{answer}'}]",
+                "stages.ppo.judge={model: 'path:classifier', label: toxic}",
+            ],
+            "stages.ppo.judge.label: path:classifier has no label 'toxic'",
+        ),
+        (["stages.ppo.reward=path:adapter"], "stages.ppo.reward: is an adapter alone, and scores need a whole"),
+        (["stages.ppo.policy=path:adapter"], "path:adapter is an adapter alone, and where its base lies is recorded"),
+        (
+            ["stages.sft.publish=adapter", "stages.sft.method=lora", "stages.sft.model=path:model"],
+            "stages.ppo.policy: sft is an adapter alone, and where its base lies is recorded nowhere: publish it with",
+        ),
+    ],
+)
+def test_faults_are_found_by_check_plan_and_run_before_anything_runs(
+    here: Path, overrides: list[str], said: str
+) -> None:
+    began = time.monotonic()
+    found = problems(*overrides)
+    assert said in "\n".join(found)
+    assert all(": stages." in problem for problem in found)
+    for command in (align.plan, align.run):
+        with pytest.raises(UsageError) as refused:
+            command("tiny.yaml", overrides=overrides)
+        assert said in str(refused.value)
+    assert time.monotonic() - began < 2
+    assert not (here / "registry").exists()
+
+
+def publish(name: str, kind: str, directory: Path, inputs: dict[str, Any], **contract: Any) -> Any:
+    return Registry("registry").publish(
+        directory,
+        name=name,
+        kind=kind,
+        fingerprint="f" * 64,
+        inputs={place: InputRecord(reference=made.reference, digest=made.digest) for place, made in inputs.items()},
+        config={},
+        metrics={},
+        environment={},
+        contract=contract,
+    )
+
+
+def test_an_adapter_finds_its_base_by_digest_and_takes_no_other(here: Path) -> None:
+    base = publish("base", "pretrain", here / "model", {})
+    adapter = publish("tuned", "sft", here / "adapter", {"model": base})
+    another = publish("base", "pretrain", here / "small", {})
+    registry = Registry("registry")
+    assert another.reference == "base@v2"
+    assert handoff.of_artifact(adapter).base == {"reference": "base@v1", "digest": base.digest}
+    assert handoff.base_of(adapter, registry) == base
+    assert problems("stages.ppo.policy=registry:tuned") == []
+
+    (here / "registry" / "artifacts" / "base" / "v1").rename(here / "gone")
+    said = f"tuned@v1 is an adapter alone, for base@v1 (digest {base.digest[:12]}), which is not in this registry"
+    assert said in "\n".join(problems("stages.ppo.policy=registry:tuned"))
+    with pytest.raises(UsageError, match="which is not in this registry"):
+        align.plan("tiny.yaml", overrides=["stages.ppo.policy=registry:tuned"])
+
+
+def test_an_adapter_whose_base_is_another_model_now_is_refused(here: Path, tmp_path: Path) -> None:
+    base = publish("base", "pretrain", here / "model", {})
+    publish("tuned", "sft", here / "adapter", {"model": base})
+    (here / "registry" / "artifacts" / "base").rename(here / "gone")
+    other = publish("base", "pretrain", here / "small", {})
+    assert other.reference == base.reference
+    with pytest.raises(UsageError, match=f"which is now another model .digest {other.digest[:12]}"):
+        align.run("tiny.yaml", overrides=["stages.ppo.policy=registry:tuned"])
+
+
+def test_what_an_adapter_brings_must_be_what_its_base_has(here: Path) -> None:
+    contract = handoff.of_directory(here / "adapter")
+    assert contract.adapter
+    assert handoff.unlike_its_base(contract, handoff.of_directory(here / "model")) is None
+    tokens = handoff.of_directory(here / "other_tokens")
+    assert handoff.unlike_its_base(contract, tokens) == "its tokenizer is not that of its base"
+    template = handoff.of_directory(write_model(here / "templated", template="{{ messages }}"))
+    assert handoff.unlike_its_base(contract, template) == "its chat template is not that of its base"
+
+
+def test_a_contract_is_kept_in_the_manifest_and_read_back(here: Path) -> None:
+    contract = handoff.of_directory(here / "classifier")
+    assert contract.labels == ("nothate", "hate")
+    assert (contract.dtype, contract.vocabulary, contract.tokens, contract.context_length) == ("F32", 20, 20, 600)
+    kept = publish("judge", "reward", here / "classifier", {}, **contract.to_manifest())
+    assert handoff.of_artifact(kept) == contract
+    older = publish("older", "reward", here / "classifier", {})
+    assert older.manifest.contract == {}
+    assert handoff.of_artifact(older) == contract
+    # How a text is closed is no part of which tokens there are:
+    assert contract.tokenizer == handoff.of_directory(here / "model").tokenizer
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "gpt2", "n_positions": 1024}, 1024),
+        ({"model_type": "t5", "n_positions": 512}, None),
+    ],
+)
+def test_positions(config: dict[str, Any], positions: int | None, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert handoff.of_directory(tmp_path).context_length == positions
+
+
+def test_any_kind_of_reference_is_looked_at(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    original: Callable[..., Any] = handoff.foreseen
+    monkeypatch.setattr(handoff, "foreseen", lambda *given, **how: (seen.append(given[2]), original(*given, **how))[1])
+    problems("stages.ppo.policy=hub:org/name", "stages.evaluation.reward=http://127.0.0.1:1")
+    assert {"hub:org/name", "http://127.0.0.1:1", "sft", "toxicity"} <= set(seen)
