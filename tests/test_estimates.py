@@ -57,7 +57,7 @@ def test_a_reward_model_with_adapters_trains_less_and_an_average_costs_memory() 
         step = _step("judge", config, {"model": Source("small", stage="small")})
         return estimates.estimates([_pretrain("llama"), step])["judge"]
 
-    full, lora, averaged = announced(), announced(method="lora"), announced(average_weights=0.9)
+    full, lora, averaged = announced(), announced(method="lora", lora={"r": 2}), announced(average_weights=0.9)
     assert full.parameters == full.trainable == lora.parameters
     assert lora.trainable < full.trainable / 3
     assert lora.memory < full.memory
