@@ -4,7 +4,8 @@ A directory may hold `reward_model.json` beside its `config.json`, with the defa
 
     {"label": "nontoxic", "transform": "log_odds", "input": "response", "max_length": 256, "append_eos": true}
 
-and, as `moments`, the mean and standard deviation by which the score so declared is shifted and scaled.
+and, as `moments`, the mean and standard deviation by which the score so declared is shifted and scaled; as `probes`,
+pairs (better response, worse response) by which a label read upside down is found out.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from transformers.utils import cached_file, logging
 from reward_models.base import RewardError
 
 Transform = Literal["logit", "log_odds", "probability", "log_probability"]
-Input = Literal["response", "prompt_and_response"]
+Input = Literal["response", "prompt_and_response", "chat"]
 
 DECLARATION = "reward_model.json"
-_DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos", "moments")
+_DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos", "moments", "probes")
 _DEFAULT_MAX_LENGTH = 512
 
 
@@ -75,6 +76,8 @@ class Reading:
 class Classifier:
     """A sequence classifier with its own tokenizer. A score depends on its text alone, not on its batch."""
 
+    kind = "classifier"
+
     def __init__(
         self,
         name: str,
@@ -88,6 +91,7 @@ class Classifier:
         batch_tokens: int = 16_384,
         digest: str | None = None,
         moments: Mapping[str, float] | None = None,
+        probes: Sequence[Sequence[str]] = (),
     ) -> None:
         self.name = name
         self._model = model.eval()
@@ -99,9 +103,12 @@ class Classifier:
         self._batch_tokens = batch_tokens
         self._digest = digest
         self._mean, self._std = (moments["mean"], moments["std"]) if moments else (0.0, 1.0)
+        self._probes = probes
         self._pad_token_id = _pad_token_id(name, model, tokenizer)
+        if input == "chat" and not tokenizer.chat_template:
+            raise RewardError(f"reward model {name}: input is chat, but its tokenizer has no chat template")
         # What must be read at the end of the text must not be cut off: a long dialogue loses its beginning instead.
-        tokenizer.truncation_side = "left" if input == "prompt_and_response" else "right"
+        tokenizer.truncation_side = "right" if input == "response" else "left"
 
     @classmethod
     def load(
@@ -131,7 +138,8 @@ class Classifier:
             names: names for labels that have none: `{LABEL_0: nothate, LABEL_1: hate}`.
             transform: of the logits into the score; `log_odds` unless declared otherwise.
             sign: -1 where a high score is bad, as with the label `toxic`.
-            input: the response alone, or the prompt, a space, and the response.
+            input: `response` alone; `prompt_and_response`, a space between them; or `chat`, both as turns of the
+                tokenizer's chat template.
             max_length: tokens; longer texts are cut at the end, or, with their prompt, at the start.
             append_eos: close every text with the end-of-text token (default: where the model pools there).
             batch_tokens: tokens, padding included, in one forward pass.
@@ -172,23 +180,30 @@ class Classifier:
             model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
             tokenizer,
             reading,
-            input=options.get("input", "response"),
+            input=(input := options.get("input") or cls.usual_input(tokenizer)),
             max_length=_max_length(name, model, tokenizer, options.get("max_length")),
-            append_eos=options.get("append_eos", bool(config.is_encoder_decoder)),
+            append_eos=options.get("append_eos", input != "chat" and cls.usually_closed(config)),
             batch_tokens=batch_tokens,
             digest=_digest(Path(source)) if Path(source).is_dir() else getattr(config, "_commit_hash", None),
             moments=moments,
+            probes=options.get("probes", ()),
         )
+
+    @classmethod
+    def usual_input(cls, tokenizer: Any) -> Input:
+        """What is read where neither the spec nor the model says."""
+        return "response"
+
+    @classmethod
+    def usually_closed(cls, config: Any) -> bool:
+        """Whether the end-of-text token closes each text, where nothing says so."""
+        return bool(config.is_encoder_decoder)
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
     ) -> list[float]:
         """One number per response."""
-        texts = (
-            responses
-            if self._input == "response"
-            else [_joined(*pair) for pair in zip(prompts, responses, strict=True)]
-        )
+        texts = [self._text(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         token_ids = self._token_ids(texts)
         scores = torch.empty(len(texts), dtype=torch.float64)
         with torch.inference_mode():
@@ -197,10 +212,14 @@ class Classifier:
         result: list[float] = ((scores - self._mean) / self._std).tolist()
         return result
 
+    def probes(self) -> Sequence[Sequence[str]]:
+        """Those that the model declares."""
+        return self._probes
+
     def describe(self) -> dict[str, Any]:
         """The label and transform that the number stands for, its range, and the digest of the files."""
         return {
-            "kind": "classifier",
+            "kind": self.kind,
             "label": self._reading.label,
             "transform": self._reading.transform,
             "sign": self._reading.sign,
@@ -211,13 +230,26 @@ class Classifier:
             "digest": self._digest,
         }
 
+    def _text(self, prompt: str, response: str) -> str:
+        if self._input == "response":
+            return response
+        if self._input == "prompt_and_response":
+            return joined(prompt, response)
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        for turn in turns:  # what spells out a token of the template is made to read otherwise
+            for token in self._tokenizer.all_special_tokens:
+                turn["content"] = turn["content"].replace(token, f"{token[0]} {token[1:]}")
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False))
+
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        # split_special_tokens: a text that spells out "</s>" is text, and cannot forge the token of that name.
+        # split_special_tokens: a text that spells out "</s>" is text, and cannot forge the token of that name. The
+        # tokens of a chat template are meant.
         encoded = self._tokenizer(
             list(texts),
             truncation=True,
             max_length=self._max_length,
-            split_special_tokens=True,
+            split_special_tokens=self._input != "chat",
+            add_special_tokens=self._input != "chat",
             return_attention_mask=False,
         )
         return [self._closed(ids) for ids in encoded["input_ids"]]
@@ -225,7 +257,8 @@ class Classifier:
     def _closed(self, ids: list[int]) -> list[int]:
         eos = self._tokenizer.eos_token_id
         if self._append_eos and eos is not None and (not ids or ids[-1] != eos):
-            ids = [*ids[: self._max_length - 1], eos]
+            room = self._max_length - 1
+            ids = [*(ids[:room] if self._input == "response" else ids[max(0, len(ids) - room) :]), eos]
         return ids or [self._pad_token_id if eos is None else eos]
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -238,7 +271,8 @@ class Classifier:
         return logits
 
 
-def _joined(prompt: str, response: str) -> str:
+def joined(prompt: str, response: str) -> str:
+    """As one text, with white space between."""
     return prompt + response if not prompt or prompt[-1].isspace() else f"{prompt} {response}"
 
 

@@ -127,8 +127,10 @@ def _shown(name: str) -> str:
 
 def _trained(source: str, options: dict[str, Any], name: str) -> Any:
     from reward_models.classifier import Classifier
+    from reward_models.preference import Preference, is_preference
 
-    return _made(name, Classifier.load, {"source": source, "name": name, **options})
+    kind = Preference if is_preference(source, options.get("revision")) else Classifier
+    return _made(name, kind.load, {"source": source, "name": name, **options})
 
 
 def _made(what: str, make: Callable[..., Any], options: Mapping[str, Any]) -> Any:

@@ -88,6 +88,8 @@ class RewardConfig(StageConfig):
     """`temperature`: logits are divided by the number that makes probabilities truest on rows kept aside (Guo et al.
     2017), and the published weights say it already."""
     normalize: Normalize | None = None
+    probes: list[tuple[str, str]] = []
+    """Pairs of a better and a worse response, published with the model: PPO refuses it where it is read upside down."""
     require_auc: Fraction | None = None
     """The stage fails where the ROC AUC (of pairs: the pair accuracy) on held-out rows is below this."""
     train: TrainConfig = TrainConfig()

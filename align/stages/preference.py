@@ -23,6 +23,7 @@ from align.modeling import classifiers
 from align.modeling.training import LengthGroupedSampler
 from align.stages.classification import HELD_OUT
 from align.workspace import Interval
+from reward_models.classifier import joined
 
 LABEL = "preferred"
 
@@ -98,8 +99,8 @@ class PreferenceModelling:
         return {"label": LABEL, "transform": self.config.transform, "input": "prompt_and_response"}
 
     def _rows(self, pairs: Sequence[Preference], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
-        chosen = self._token_ids([joined(pair.prompt, pair.chosen) for pair in pairs], tokenizer)
-        rejected = self._token_ids([joined(pair.prompt, pair.rejected) for pair in pairs], tokenizer)
+        chosen = self._token_ids([joined(pair.prompt, pair.chosen.strip()) for pair in pairs], tokenizer)
+        rejected = self._token_ids([joined(pair.prompt, pair.rejected.strip()) for pair in pairs], tokenizer)
         return [{"chosen_ids": up, "rejected_ids": down} for up, down in zip(chosen, rejected, strict=True)]
 
     def _margins(
@@ -113,12 +114,6 @@ class PreferenceModelling:
 
     def _token_ids(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         return classifiers.token_ids(tokenizer, texts, self.config.max_length, keep_end=True)
-
-
-def joined(prompt: str, response: str) -> str:
-    """Prompt and response as one text, as `reward_models` joins them when the published model scores."""
-    response = response.strip()
-    return prompt + response if not prompt or prompt[-1].isspace() else f"{prompt} {response}"
 
 
 def _won(margins: Sequence[float]) -> list[float]:

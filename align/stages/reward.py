@@ -86,6 +86,8 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     _require(config, metrics, output)
     save_model(classifier, tokenizer, output)
     declaration = {**task.declaration(), "max_length": config.max_length}
+    if config.probes:
+        declaration["probes"] = config.probes
     _declare(output, declaration)
     if config.normalize is not None:
         moments = _moments(config.normalize, inputs[config.normalize.policy], output, config.seed)

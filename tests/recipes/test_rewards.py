@@ -57,6 +57,7 @@ SPECS: dict[str, Any] = {
     "two labels, permuted": {"model": "path:permuted", "label": "nontoxic"},
     "one label": "path:one",
     "several labels": {"model": "path:several", "label": "insult", "sign": -1, "transform": "log_probability"},
+    "preference": "path:preference",
     "the recipe's own, read otherwise": {"model": "toxicity", "transform": "probability"},
     "a service": "ADDRESS",
     "a language model": {"model": "llm", "address": "ADDRESS/v1", "llm": "m", "rubric": "Short?", "scale": [0, 100]},
@@ -81,6 +82,7 @@ def quickstart(finished: Finished, tmp_path_factory: pytest.TempPathFactory, mak
         ("two", ["toxic", "nontoxic"], None),
         ("permuted", ["nontoxic", "toxic"], None),
         ("one", ["politeness"], None),
+        ("preference", ["preferred"], None),
         ("several", ["toxic", "insult", "threat"], "multi_label_classification"),
     ):
         shutil.copytree(make_classifier("roberta", labels, problem), directory / name)
@@ -298,7 +300,7 @@ def _newest_events(quickstart: Any) -> list[dict[str, Any]]:
 
 
 def _directories(quickstart: Any) -> dict[str, Path]:
-    names = ("two", "permuted", "one", "several")
+    names = ("two", "permuted", "one", "preference", "several")
     return {
         "toxicity": quickstart.registry.resolve("toxicity@v1").path,
         **{f"path:{name}": quickstart.directory / name for name in names},
