@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import http.client
 import ipaddress
+import os
+import re
 import socket
 import threading
 import time
@@ -39,7 +41,7 @@ class Endpoint:
         read_timeout: float = 60.0,
         timeout: float = 120.0,
         retries: int = 3,
-        secret: str | None = None,
+        key: str | None = None,
     ) -> None:
         """Nothing is sent yet.
 
@@ -50,7 +52,8 @@ class Endpoint:
             read_timeout: seconds that it may stay silent.
             timeout: seconds that one request may take altogether.
             retries: repetitions of a request that failed for a reason that may pass.
-            secret: a key, sent as a bearer token; never part of a message, and never sent in the clear.
+            key: name of the environment variable that holds a key, not the key itself. It is sent as a bearer token,
+                is part of no message, and leaves this machine over https alone.
         """
         try:
             parts = urlsplit(address)
@@ -72,10 +75,10 @@ class Endpoint:
         self._read_timeout = read_timeout
         self._timeout = timeout
         self._retries = retries
-        self._secret = secret
+        self._secret = _secret(address, key)
         if not allow_remote:
             self._require_loopback()
-        elif secret and not self._secure and not _is_loopback(self._host):
+        elif key and not self._secure and not _is_loopback(self._host):
             raise RewardError(
                 f"reward model {address}: a key is not sent over http, where anyone may read it; use https"
             )
@@ -172,3 +175,16 @@ def _cut(connection: http.client.HTTPConnection, overdue: threading.Event) -> No
     if connection.sock is not None:
         with contextlib.suppress(OSError):
             connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _secret(address: str, variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):  # not shown: it may be the key
+        raise RewardError(
+            f"reward model {address}: `key` names an environment variable, such as OPENAI_API_KEY, and is not the key "
+            "itself"
+        )
+    if not os.environ.get(variable):
+        raise RewardError(f"reward model {address}: the environment variable {variable}, which `key` names, is not set")
+    return os.environ[variable].strip()

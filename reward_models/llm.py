@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +61,7 @@ class LLM:
             raise RewardError(f"llm: parallel must be a whole number above 0, not {parallel!r}")
         self.name = f"llm {llm}"
         self.needs_references = with_reference
-        self._endpoint = Endpoint(address, secret=_secret(key), **options)
+        self._endpoint = Endpoint(address, key=key, **options)
         self._llm, self._rubric, self._low, self._high = llm, rubric, float(scale[0]), float(scale[1])
         self._parallel = parallel
         given = {"temperature": 0, **(settings or {})}
@@ -126,13 +125,3 @@ class LLM:
                 f"reward model {self.name} answered {said.strip():.20}, outside {self._low:g} to {self._high:g}"
             )
         return float(said)
-
-
-def _secret(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-        raise RewardError("llm: `key` names an environment variable, such as OPENAI_API_KEY; it is not the key itself")
-    if not os.environ.get(variable):
-        raise RewardError(f"llm: the environment variable {variable}, which `key` names, is not set")
-    return os.environ[variable].strip()

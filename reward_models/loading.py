@@ -37,7 +37,7 @@ def load(spec: Spec, **options: Any) -> CheckedModel:
         options: what the kind of model takes, before those that stand in `spec` itself. Every kind takes `name`,
             `probes` (pairs: better response, worse response) and `normalize` (see `normalized`).
             A classifier: `label`, `names`, `transform`, `sign`, `input`, `max_length`, `append_eos`, `batch_tokens`,
-            `device`. An address: `allow_remote`, `timeout`, `retries`, `batch_size`. `rules`: each rule's settings.
+            `device`. An address: `allow_remote`, `key`, `timeout`, `retries`, `batch_size`. `rules`: its rules.
 
     Raises:
         RewardError: nothing can be loaded from `spec`; the message says why.

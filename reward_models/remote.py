@@ -28,7 +28,7 @@ class Remote:
         Args:
             address: `http://host:port`, with a path before `/score` if there is one.
             batch_size: items in one request.
-            options: `allow_remote`, `connect_timeout`, `read_timeout`, `timeout`, `retries`: see `Endpoint`.
+            options: `allow_remote`, `key`, `connect_timeout`, `read_timeout`, `timeout`, `retries`: see `Endpoint`.
         """
         if batch_size < 1:
             raise RewardError(f"{address}: batch_size must be above 0")

@@ -93,7 +93,8 @@ def test_a_key_that_the_server_repeats_is_not_in_the_message(serve, monkeypatch,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"key": KEY}, "names an environment variable"),
+        ({"key": KEY}, "`key` names an environment variable"),
+        ({"key": KEY.replace("-", "_")}, "`key` names an environment variable"),
         ({"key": "NO_SUCH_VARIABLE_HERE"}, "NO_SUCH_VARIABLE_HERE, which `key` names, is not set"),
         ({"scale": [5, 1]}, "scale must be the lowest and the highest number"),
         ({"rubric": " "}, "the rubric is empty"),
@@ -109,6 +110,7 @@ def test_what_cannot_work_is_refused_before_anything_is_sent(monkeypatch, option
         reward_models.load("llm", **{"address": "http://127.0.0.1:9", "llm": "m", "rubric": RUBRIC, **options})
     assert message in str(caught.value)
     assert KEY not in str(caught.value)
+    assert KEY.replace("-", "_") not in str(caught.value)
 
 
 def test_a_rubric_and_a_model_must_be_given():

@@ -124,3 +124,10 @@ def test_proxies_of_the_environment_are_not_asked(serve, monkeypatch):
     address, requests = serve(lambda handler, asked, _: handler.answer(scored(asked)))
     assert reward_models.load(address).score(["p"], ["abc"]) == [3.0]
     assert len(requests) == 1
+
+
+def test_a_key_is_sent_as_a_bearer_token(serve, monkeypatch):
+    monkeypatch.setenv("REWARD_TOKEN", "a-token")
+    address, requests = serve(lambda handler, asked, _: handler.answer(scored(asked)))
+    assert reward_models.load(address, key="REWARD_TOKEN").score(["p"], ["abc"]) == [3.0]
+    assert requests[0]["headers"]["Authorization"] == "Bearer a-token"
