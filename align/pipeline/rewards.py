@@ -8,6 +8,8 @@ from typing import Any
 
 import reward_models
 from align.configs import StageConfig
+from align.configs.base import EvaluationData, PromptData
+from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
 from align.recipe.references import REWARD_KEYS, parse_reference
 
@@ -44,11 +46,10 @@ def problems(config: StageConfig, stages: Collection[str], *, ask: bool = False)
         except reward_models.RewardError as error:
             yield f"{key}: {error}"
             continue
-        if model.needs_references and isinstance(config, PPOStageConfig):
-            for field in ("prompts", "evaluation_prompts"):
-                for index, data in enumerate(getattr(config, field)):
-                    if data.reference is None:
-                        yield f"{field}.{index}: {key} {model.name} compares with references: set `reference:` here"
+        if model.needs_references:
+            for place, data in _compared(config):
+                if data.reference is None:
+                    yield f"{place}: {key} {model.name} compares with references: set `reference:` here"
 
 
 def is_builtin(name: str) -> bool:
@@ -69,6 +70,18 @@ def normalizations(spec: Any, place: str) -> Iterator[tuple[str, str]]:
             yield f"{place}.normalize", spec["normalize"]
         for index, inner in enumerate(spec.get("of") or () if "combine" in spec else ()):
             yield from normalizations(inner, f"{place}.of.{index}")
+
+
+def _compared(config: StageConfig) -> Iterator[tuple[str, PromptData | EvaluationData]]:
+    """The data that a stage's rewards see, by its place in the configuration."""
+    match config:
+        case PPOStageConfig():
+            for field in ("prompts", "evaluation_prompts"):
+                yield from ((f"{field}.{index}", data) for index, data in enumerate(getattr(config, field)))
+        case EvaluateConfig():
+            for index, data in enumerate(config.data):
+                if "reward" in (config.metrics if data.metrics is None else data.metrics):
+                    yield f"data.{index}", data
 
 
 def _entry_points(name: str) -> metadata.EntryPoints:

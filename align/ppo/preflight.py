@@ -116,8 +116,9 @@ def check_polarity(reward: CheckedModel) -> None:
             said = "compares with references" if probes else "declares no probes"
             skipped("reward-polarity", f"{reward.name} {said}")
         return
-    better, worse = (reward.score([""] * len(probes), side) for side in zip(*probes, strict=True))
-    if sum(better) <= sum(worse):
+    texts = [text for pair in probes for text in pair]
+    scores = ranks.first(lambda: reward.score([""] * len(texts), texts), RewardError)
+    if sum(scores[::2]) <= sum(scores[1::2]):
         _raise(
             [
                 f"reward-polarity: {reward.name} scores the worse responses of its own probes "

@@ -282,6 +282,10 @@ def test_references_that_a_reward_compares_with_must_be_named(try_out: Any) -> N
     result = try_out("overlap", "stages.ppo.prompts.0.reference=null", command="check")
     assert result.exit_code == 2
     assert "stages.ppo.prompts.0: reward overlap compares with references: set `reference:` here" in result.stderr
+    measured = ("stages.evaluation.reward=overlap", "stages.evaluation.metrics=[reward]")
+    assert try_out("toxicity", *measured, command="check").exit_code == 0
+    result = try_out("toxicity", *measured, "stages.evaluation.data.0.reference=null", command="check")
+    assert "stages.evaluation.data.0: reward overlap compares with references" in result.stderr
 
 
 def _newest_events_file(quickstart: Any) -> Path:
