@@ -184,7 +184,7 @@ class Classifier:
             max_length=_max_length(name, model, tokenizer, options.get("max_length")),
             append_eos=options.get("append_eos", input != "chat" and cls.usually_closed(config)),
             batch_tokens=batch_tokens,
-            digest=_digest(Path(source)) if Path(source).is_dir() else getattr(config, "_commit_hash", None),
+            digest=_digest(Path(source)) if Path(source).is_dir() else _commit(source, revision),
             moments=moments,
             probes=options.get("probes", ()),
         )
@@ -421,6 +421,12 @@ def _pad_token_id(name: str, model: Any, tokenizer: Any) -> int:
         raise RewardError(f"reward model {name}: its tokenizer has neither a padding nor an end-of-text token")
     model.config.pad_token_id = pad_token_id
     return int(pad_token_id)
+
+
+def _commit(repository: str, revision: str | None) -> str | None:
+    """Of a Hub repository as it lies in the cache, where a commit is a directory."""
+    path = cached_file(repository, "config.json", revision=revision)
+    return Path(path).parent.name if path else None
 
 
 def _digest(directory: Path) -> str:

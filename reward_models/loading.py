@@ -15,18 +15,19 @@ Spec = str | Path | Mapping[str, Any] | Scorer | RewardModel
 installed one, a reward model or function itself, `{model: any of these, …its options}`, or
 `{combine: minimum, of: [spec, …], weights: […]}`."""
 
-_BUILTIN = {
+BUILTIN = {
     "rules": ("reward_models.rules", "Rules"),
     "overlap": ("reward_models.overlap", "Overlap"),
     "llm": ("reward_models.llm", "LLM"),
 }
+"""Where the reward models of this package are."""
 ENTRY_POINTS = "align.reward_models"
 """The group under which an installed package offers reward models by name."""
 
 
 def builtin_names() -> frozenset[str]:
     """The names that stand for a reward model of this package, or of an installed one, rather than for a directory."""
-    return frozenset(_BUILTIN) | {entry.name for entry in metadata.entry_points(group=ENTRY_POINTS)}
+    return frozenset(BUILTIN) | {entry.name for entry in metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def load(spec: Spec, **options: Any) -> CheckedModel:
@@ -92,8 +93,8 @@ def _finished(options: dict[str, Any], make: Callable[[dict[str, Any], str | Non
 
 
 def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
-    if place in _BUILTIN:
-        module, attribute = _BUILTIN[place]
+    if place in BUILTIN:
+        module, attribute = BUILTIN[place]
         return _made(place, getattr(import_module(module), attribute), options)
     if place.startswith(("http://", "https://")):
         from reward_models.remote import Remote

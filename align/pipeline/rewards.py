@@ -54,7 +54,7 @@ def problems(config: StageConfig, stages: Collection[str], *, ask: bool = False)
 
 def is_builtin(name: str) -> bool:
     """Whether a bare name stands for a reward model of this package, which needs no pin."""
-    return name in reward_models.builtin_names() and not _entry_points(name)
+    return name in reward_models.loading.BUILTIN
 
 
 def package_of(name: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,20 @@ def test_probes_may_be_given_to_any_model(own_module):
     assert reward_models.load(f"{own_module}:by_length", probes=pairs).probes() == [("long enough", "no")]
     with pytest.raises(RewardError, match="probes must be pairs of texts"):
         reward_models.load(f"{own_module}:by_length", probes=["long enough"])
+
+
+def test_a_hub_id_at_a_revision_comes_from_the_cache(make_classifier, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--org--polite"
+    shutil.copytree(make_classifier("roberta", ["toxic", "nontoxic"]), repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v2").write_text("0" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = reward_models.load("hub:org/polite@v2", label="nontoxic")
+    assert model.name == "hub:org/polite@v2"
+    assert model.describe()["digest"] == "0" * 40
+    local = reward_models.load(str(repository / "snapshots" / ("0" * 40)), label="nontoxic")
+    assert model.score([""], ["You are kind."]) == local.score([""], ["You are kind."])
+    with pytest.raises(RewardError, match="no sequence classifier can be loaded"):
+        reward_models.load("hub:org/polite@v3", label="nontoxic")
