@@ -217,6 +217,9 @@ def test_an_inverted_label_is_refused_by_probes(try_out: Any, quickstart: Any) -
         refused = try_out(inverted)
         assert refused.exit_code == 1
         assert "reward-polarity: two scores the worse responses of its own probes no lower" in refused.stderr
+    refused = try_out({"model": "toxicity", "label": "toxic"})  # the quickstart publishes probes with its classifier
+    assert refused.exit_code == 1
+    assert "reward-polarity: toxicity scores the worse responses of its own probes no lower" in refused.stderr
 
 
 STATIC: dict[str, tuple[Any, str]] = {
