@@ -29,6 +29,9 @@ Input = Literal["response", "prompt_and_response"]
 DECLARATION = "reward_model.json"
 _DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos")
 _DEFAULT_MAX_LENGTH = 512
+_BATCH_TOKENS = {"cpu": 2_048}
+"""What is fastest: on a CPU larger batches fall out of its caches (twice the time at 16,384)."""
+_BATCH_TOKENS_ELSEWHERE = 16_384
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Classifier:
         input: Input = "response",
         max_length: int = _DEFAULT_MAX_LENGTH,
         append_eos: bool = False,
-        batch_tokens: int = 16_384,
+        batch_tokens: int | None = None,
         digest: str | None = None,
     ) -> None:
         self.name = name
@@ -92,7 +95,7 @@ class Classifier:
         self._input = input
         self._max_length = max_length
         self._append_eos = append_eos
-        self._batch_tokens = batch_tokens
+        self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ELSEWHERE)
         self._digest = digest
         self._pad_token_id = _pad_token_id(name, model, tokenizer)
         # What must be read at the end of the text must not be cut off: a long dialogue loses its beginning instead.
@@ -112,7 +115,7 @@ class Classifier:
         input: Input | None = None,
         max_length: int | None = None,
         append_eos: bool | None = None,
-        batch_tokens: int = 16_384,
+        batch_tokens: int | None = None,
         device: str | None = None,
     ) -> Classifier:
         """From a directory, or a Hub id at a revision. What is not given is taken from `reward_model.json`.
@@ -129,7 +132,7 @@ class Classifier:
             input: the response alone, or the prompt, a space, and the response.
             max_length: tokens; longer texts are cut at the end, or, with their prompt, at the start.
             append_eos: close every text with the end-of-text token (default: where the model pools there).
-            batch_tokens: tokens, padding included, in one forward pass.
+            batch_tokens: tokens, padding included, in one forward pass (default: 2,048 on a CPU, 16,384 elsewhere).
             device: `cpu`, `cuda:1`, … (default: the GPU if there is one).
 
         Raises:
@@ -265,14 +268,14 @@ def _declaration(source: str, name: str, revision: str | None) -> dict[str, Any]
     return {key: value for key, value in declared.items() if value is not None}
 
 
-def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int) -> None:
+def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int | None) -> None:
     choices = {"transform": get_args(Transform), "input": get_args(Input), "sign": (1, -1), "append_eos": (True, False)}
     for option, allowed in choices.items():
         if option in options and options[option] not in allowed:
             raise RewardError(
                 f"reward model {name}: {option} is {options[option]!r}; it can be {', '.join(map(str, allowed))}"
             )
-    for option, value in {"max_length": options.get("max_length", 1), "batch_tokens": batch_tokens}.items():
+    for option, value in {"max_length": options.get("max_length", 1), "batch_tokens": 1 if batch_tokens is None else batch_tokens}.items():
         if not isinstance(value, int) or value < 1:
             raise RewardError(f"reward model {name}: {option} must be a whole number above 0, not {value!r}")
     if not isinstance(options.get("label", ""), str):
