@@ -80,15 +80,15 @@ def trained_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     inner.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=2000, special_tokens=special, initial_alphabet=alphabet)
     )
-    inner.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=LONGEST
     )
 
 
-def measured(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, texts: list[str], rounds: int) -> dict[str, Any]:
+def measured(
+    shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, texts: list[str], rounds: int
+) -> dict[str, Any]:
     torch.manual_seed(0)
     config = RobertaConfig(
         vocab_size=len(tokenizer),

@@ -275,8 +275,8 @@ def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int | No
             raise RewardError(
                 f"reward model {name}: {option} is {options[option]!r}; it can be {', '.join(map(str, allowed))}"
             )
-    for option, value in {"max_length": options.get("max_length", 1), "batch_tokens": 1 if batch_tokens is None else batch_tokens}.items():
-        if not isinstance(value, int) or value < 1:
+    for option, value in {"max_length": options.get("max_length"), "batch_tokens": batch_tokens}.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
             raise RewardError(f"reward model {name}: {option} must be a whole number above 0, not {value!r}")
     if not isinstance(options.get("label", ""), str):
         raise RewardError(f"reward model {name}: label must be a label's name, not {options['label']!r}")

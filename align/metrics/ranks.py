@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
+Numbers = Sequence[float] | NDArray[np.float64]
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+def spearman(a: Numbers, b: Numbers) -> float:
     """Correlation of ranks, from -1 to 1, ties sharing their mean rank; NaN where all values of one side are equal.
 
     Raises:
@@ -18,7 +21,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     return float(spearmanr(a, b).statistic) if _differ(a, b) else float("nan")
 
 
-def kendall(a: Sequence[float], b: Sequence[float]) -> float:
+def kendall(a: Numbers, b: Numbers) -> float:
     """Kendall's tau-b: by how much more pairs of rows are in the same order than in opposite ones, from -1 to 1.
 
     NaN where all values of one side are equal. Raises as `spearman`.
@@ -36,7 +39,7 @@ def percentiles(values: Sequence[float]) -> list[float]:
     return shares
 
 
-def _differ(a: Sequence[float], b: Sequence[float]) -> bool:
+def _differ(a: Numbers, b: Numbers) -> bool:
     left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if len(left) != len(right) or len(left) < 2:
         raise ValueError(f"ranks are compared of as many values on both sides, two or more, not {len(a)} and {len(b)}")

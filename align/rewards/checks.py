@@ -86,7 +86,7 @@ def _description(model: CheckedModel, scores: Sequence[float]) -> Outcome:
     low, high = description.get("range") or (None, None)
     outside = [one for one in scores if (low is not None and one < low) or (high is not None and one > high)]
     if outside:
-        return Outcome("description", "failed", f"score {outside[0]:g} is outside of the declared range {low} to {high}")
+        return Outcome("description", "failed", f"score {outside[0]:g} is outside of its range {low} to {high}")
     kind = f"kind {description.get('kind')}"
     return Outcome("description", "passed", f"{kind}, range {'not declared' if low is high is None else (low, high)}")
 
