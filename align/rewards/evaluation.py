@@ -153,12 +153,7 @@ def _metrics(
         found["accuracy"] = mean_interval((truth == predicted).astype(float).tolist())
         found["macro_f1"] = bootstrap(lambda rows: macro_f1(truth[rows], predicted[rows]), len(good))
     found["roc_auc"] = classification.roc_auc_interval(good, scores)
-    found["pr_auc"] = bootstrap(
-        lambda rows: (
-            classification.pr_auc(truth[rows].tolist(), numbers[rows].tolist()) if np.ptp(truth[rows]) else math.nan
-        ),
-        len(good),
-    )
+    found["pr_auc"] = bootstrap(lambda rows: _pr_auc(truth[rows], numbers[rows]), len(good))
     if sure is not None:
         p = np.asarray(sure)
         right, confidence = (p >= 0.5) == truth, np.maximum(p, 1 - p)
@@ -177,6 +172,10 @@ def macro_f1(good: NDArray[np.bool_], said: NDArray[np.bool_]) -> float:
         if either:
             found.append(both / either)
     return float(np.mean(found))
+
+
+def _pr_auc(good: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    return classification.pr_auc(good.tolist(), scores.tolist()) if good.any() and not good.all() else math.nan
 
 
 def _length(responses: Sequence[str], good: Sequence[bool], scores: Sequence[float]) -> dict[str, Interval | None]:

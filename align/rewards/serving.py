@@ -233,6 +233,7 @@ def _bound(host: str, port: int, token: str | None) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind(place)
+        sock.listen(128)  # whoever reads the address below may ask at once
     except OSError as error:
         sock.close()
         raise UsageError(f"--host {host} --port {port}: {error.strerror}") from error

@@ -98,8 +98,11 @@ def available(registry: Registry) -> list[Available]:
     """Built-in rewards, installed plugins (entry points in the group `align.reward_models`) and reward artifacts."""
     from importlib.metadata import entry_points
 
-    found = [Available(name, "built-in", f"{{model: {name}, …}}") for name in sorted(builtin_rewards())]
-    found += [Available(point.name, "plugin", point.value) for point in entry_points(group=_PLUGINS)]
+    plugins = {point.name: point.value for point in entry_points(group=_PLUGINS)}
+    found = [
+        Available(name, "built-in", f"{{model: {name}, …}}") for name in sorted({*builtin_rewards()} - plugins.keys())
+    ]
+    found += [Available(name, "plugin", place) for name, place in plugins.items()]
     for artifact in registry.artifacts():
         if artifact.manifest.kind == "reward":
             found.append(Available(artifact.reference, "artifact", f"made {artifact.manifest.created}"))
