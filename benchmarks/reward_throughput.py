@@ -4,8 +4,11 @@
 
 Texts of mixed length from the embedded corpus, none of them cut; classifiers of two sizes with random weights, which
 cost what trained ones cost. The pipeline is given the same model and tokenizer, once at its defaults (a text at a time)
-and once at each of several batch sizes, of which the fastest counts. All take turns, round after round, in one process.
-Before timing, all scores are compared.
+and once at each of several batch sizes, of which the fastest counts, one text at a time among them. All take turns,
+round after round, in one process. Before timing, all scores are compared.
+
+On one thread, CPU seconds of the process are counted: other work on the machine hardly changes them. With more threads,
+which wait for each other busily, it is the clock's seconds, and the machine should be quiet.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import statistics
 import tempfile
 import time
@@ -34,6 +38,8 @@ SIZES = {
     "6 layers, 384 wide": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
 }
 BATCH_SIZES = (8, 32, 128)
+LONGEST_TEXTS = (16, 64, 200)
+"""Words, of three mixtures: lengths are log-uniform from 1 up to these."""
 LABELS = {0: "nontoxic", 1: "toxic"}
 LONGEST = 512
 TOLERANCE = 1e-5
@@ -42,31 +48,37 @@ TOLERANCE = 1e-5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    texts = mixed_texts(args.texts)
-    tokenizer = trained_tokenizer(texts)
-    lengths = sorted(len(ids) for ids in tokenizer(texts)["input_ids"])
-    result: dict[str, Any] = {
-        "texts": len(texts),
-        "tokens": {"shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1]},
+    clock = time.process_time if args.threads == 1 else time.perf_counter
+    mixtures = {longest: mixed_texts(args.texts, longest) for longest in LONGEST_TEXTS}
+    tokenizer = trained_tokenizer([text for texts in mixtures.values() for text in texts])
+    runs: list[dict[str, Any]] = []
+    for name in args.sizes:
+        for longest, texts in mixtures.items():
+            runs.append(
+                {"model": name, "words": f"1 to {longest}", **measured(name, tokenizer, texts, args.rounds, clock)}
+            )
+            print({key: value for key, value in runs[-1].items() if key != "seconds"}, flush=True)
+    result = {
+        "texts": args.texts,
         "threads": args.threads,
+        "cores": os.cpu_count(),
         "rounds": args.rounds,
-        "models": {name: measured(SIZES[name], tokenizer, texts, args.rounds) for name in args.sizes},
+        "runs": runs,
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
 
 
-def mixed_texts(count: int, seed: int = 0) -> list[str]:
-    """Pieces of the embedded dialogues, their lengths log-uniform between 1 and 200 words."""
+def mixed_texts(count: int, longest: int, seed: int = 0) -> list[str]:
+    """Pieces of the embedded dialogues, their lengths log-uniform between 1 and so many words."""
     rng = random.Random(seed)
     words = " ".join(row["dialogue"] for row in generate("dialogues", "train", 2000, seed)).split()
-    lengths = [round(200 ** rng.random()) for _ in range(count)]
+    lengths = [round(longest ** rng.random()) for _ in range(count)]
     starts = [rng.randrange(len(words) - length) for length in lengths]
     return [" ".join(words[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
 
@@ -87,8 +99,10 @@ def trained_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def measured(
-    shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, texts: list[str], rounds: int
+    size: str, tokenizer: PreTrainedTokenizerFast, texts: list[str], rounds: int, clock: Callable[[], float]
 ) -> dict[str, Any]:
+    """Figures of one model on one mixture."""
+    shape = SIZES[size]
     torch.manual_seed(0)
     config = RobertaConfig(
         vocab_size=len(tokenizer),
@@ -116,25 +130,33 @@ def measured(
     competitors: dict[str, Callable[[], list[float]]] = {"align": ours, "pipeline, defaults": theirs}
     for size in BATCH_SIZES:
         competitors[f"pipeline, batch size {size}"] = lambda size=size: theirs(batch_size=size)
-    reference = ours()
-    apart = {
-        name: max(abs(a - b) for a, b in zip(reference, score(), strict=True)) for name, score in competitors.items()
-    }
+    reference, apart, memory = ours(), {}, {}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, score in competitors.items():  # by growing batch size, as the peak of memory never falls
+        apart[name] = max(abs(a - b) for a, b in zip(reference, score(), strict=True))
+        memory[name] = round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
     assert max(apart.values()) < TOLERANCE, apart
     seconds: dict[str, list[float]] = {name: [] for name in competitors}
     for _ in range(rounds):
         for name, score in competitors.items():
-            started = time.perf_counter()
+            started = clock()
             score()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    best = min(median for name, median in medians.items() if name.startswith("pipeline, batch"))
+    best = min(median for name, median in medians.items() if name != "align")
+    lengths = sorted(len(ids) for ids in tokenizer(texts)["input_ids"])
     return {
         "parameters": model.num_parameters(),
+        "tokens": {
+            "median": lengths[len(lengths) // 2],
+            "mean": round(sum(lengths) / len(lengths), 1),
+            "most": lengths[-1],
+        },
         "texts_per_second": {name: round(len(texts) / median, 1) for name, median in medians.items()},
         "times_faster_than_defaults": round(medians["pipeline, defaults"] / medians["align"], 2),
         "times_faster_than_best_batch_size": round(best / medians["align"], 2),
         "largest_difference_of_scores": max(apart.values()),
+        "peak_memory_rises_mb": memory,
         "seconds": {name: [round(one, 3) for one in taken] for name, taken in seconds.items()},
     }
 
