@@ -37,6 +37,9 @@ Data = Annotated[
 ]
 Response = Annotated[str | None, typer.Option("--response", metavar="TEMPLATE", help="Of the text to score: '{text}'.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", metavar="TEMPLATE", help="Of its prompt: '{question}'.")]
+Reference = Annotated[
+    str | None, typer.Option("--reference", metavar="TEMPLATE", help="Of what it is compared with: '{summary}'.")
+]
 Output = Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Also write files there.")]
 
 
@@ -119,6 +122,7 @@ def evaluate(
     ] = None,
     response: Response = None,
     prompt: Prompt = None,
+    reference: Reference = None,
     by: Annotated[
         list[str] | None, typer.Option("--by", metavar="COLUMN", help="Measure again for each value of this column.")
     ] = None,
@@ -141,13 +145,19 @@ def evaluate(
 
     selected, place = data.select(rows)
     if data.are_pairs(selected):
-        only_labels = {"--positive": positive, "--response": response, "--terms": terms, "--threshold": threshold}
+        only_labels: dict[str, object] = {
+            "--positive": positive,
+            "--response": response,
+            "--terms": terms,
+            "--threshold": threshold,
+            "--reference": reference,
+        }
         if given := [option for option, value in only_labels.items() if value is not None]:
             raise UsageError(f"{place} holds pairs (chosen, rejected), of which {given[0]} says nothing: remove it")
         pairs = data.pairs(selected, place, prompt)
         result = evaluation.preferred(_load(model, registry), pairs, by=by or ())
     else:
-        texts = data.texts(selected, place, response, prompt)
+        texts = data.texts(selected, place, response, prompt, reference)
         words = _terms(terms)
         loaded = _load(model, registry)
         result = evaluation.labelled(
@@ -169,6 +179,7 @@ def compare(
     rows: Data,
     response: Response = None,
     prompt: Prompt = None,
+    reference: Reference = None,
     most: Annotated[int, typer.Option("--most", min=0, help="Disagreements to list.")] = 10,
     registry: RegistryOption = None,
     as_json: AsJson = False,
@@ -177,7 +188,7 @@ def compare(
     """Do two rewards put responses in the same order? Rank correlations, and where they disagree most."""
     from align.rewards import comparison, data
 
-    texts = data.texts(*data.select(rows), response, prompt)
+    texts = data.texts(*data.select(rows), response, prompt, reference)
     result = comparison.compare(_load(first, registry), _load(second, registry), texts, most=most)
     if as_json:
         print_json(result)

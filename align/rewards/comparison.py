@@ -38,7 +38,9 @@ def compare(a: CheckedModel, b: CheckedModel, rows: data.Rows, *, most: int = 10
         AlignError: a model broke its contract.
     """
     with track("score", total=2 * len(rows.rows)) as advance:
-        both = [scoring.in_pieces(model, rows.prompts, rows.responses, advance) for model in (a, b)]
+        both = [
+            scoring.in_pieces(model, rows.prompts, rows.responses, rows.references, advance=advance) for model in (a, b)
+        ]
     for model, scores in zip((a, b), both, strict=True):
         if len(set(scores)) == 1:
             raise UsageError(f"{model.name} scores all {len(scores)} rows alike: there is no order to compare")

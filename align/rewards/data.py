@@ -28,6 +28,7 @@ class Rows:
     rows: list[Row]
     prompts: list[str]
     responses: list[str]
+    references: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,19 +64,32 @@ def select(text: str) -> tuple[list[Row], str]:
     return sources.select(selection), sources.place(selection.dataset)
 
 
-def texts(rows: Sequence[Row], place: str, response: str | None = None, prompt: str | None = None) -> Rows:
-    """Responses and their prompts, by templates such as `{text}`; without a template by the columns' usual names.
+def texts(
+    rows: Sequence[Row],
+    place: str,
+    response: str | None = None,
+    prompt: str | None = None,
+    reference: str | None = None,
+) -> Rows:
+    """Responses, their prompts and references, by templates such as `{text}`; without one by the columns' usual names.
 
-    Rows without a response are left out.
+    Rows without a response, or without the reference that was asked for, are left out.
     """
     response = response or _usual(rows, RESPONSES, place, "--response '{column}'")
-    prompt = prompt or ("{prompt}" if any("prompt" in row for row in rows) else "")
-    sources.require_columns(rows, [*templates.columns(response), *templates.columns(prompt)], place)
-    kept = [(row, text) for row in rows if (text := templates.render(response, row)) is not None]
+    prompt, reference = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
+    used = [column for template in (response, prompt, reference) for column in templates.columns(template)]
+    sources.require_columns(rows, used, place)
+    rendered = [(row, templates.render(response, row), templates.render(reference, row)) for row in rows]
+    kept = [(row, text, truth) for row, text, truth in rendered if text is not None and truth is not None]
     if not kept:
-        raise UsageError(f"{place}: no row has text for {response!r}")
-    prompts = [templates.render(prompt, row) or "" for row, _ in kept]
-    return Rows(place, [row for row, _ in kept], prompts, [text for _, text in kept])
+        raise UsageError(f"{place}: no row has text for {response!r}{f' and {reference!r}' if reference else ''}")
+    return Rows(
+        place,
+        rows=[row for row, _, _ in kept],
+        prompts=[templates.render(prompt, row) or "" for row, _, _ in kept],
+        responses=[text for _, text, _ in kept],
+        references=[truth for _, _, truth in kept] if reference else None,
+    )
 
 
 def pairs(rows: Sequence[Row], place: str, prompt: str | None = None) -> Pairs:
@@ -85,7 +99,7 @@ def pairs(rows: Sequence[Row], place: str, prompt: str | None = None) -> Pairs:
         UsageError: a pair whose two responses are equal.
     """
     sources.require_columns(rows, ["chosen", "rejected", *templates.columns(prompt or "")], place)
-    prompt = prompt or ("{prompt}" if any("prompt" in row for row in rows) else "")
+    prompt = prompt or _if_there(rows, "prompt")
     kept, chosen, rejected = [], [], []
     for number, row in enumerate(rows, start=1):
         better, worse = templates.render("{chosen}", row), templates.render("{rejected}", row)
@@ -118,6 +132,7 @@ def labels(data: Rows, column: str) -> tuple[Rows, list[str]]:
         [data.rows[index] for index in kept],
         [data.prompts[index] for index in kept],
         [data.responses[index] for index in kept],
+        None if data.references is None else [data.references[index] for index in kept],
     )
     return some, [sources.spelled(found[index]) for index in kept]
 
@@ -149,6 +164,10 @@ def good(
             f"{'high' if result[0] else 'low'}: there is nothing to tell apart"
         )
     return result
+
+
+def _if_there(rows: Sequence[Row], column: str) -> str:
+    return f"{{{column}}}" if any(column in row for row in rows) else ""
 
 
 def _usual(rows: Sequence[Row], names: Sequence[str], place: str, option: str) -> str:

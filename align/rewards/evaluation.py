@@ -61,7 +61,7 @@ def labelled(
     good = data.good(values, column, description, positive)
     groups = {name: _groups(rows, name) for name in by}
     with track("score", total=len(rows.rows)) as advance:
-        scores = scoring.in_pieces(model, rows.prompts, rows.responses, advance)
+        scores = scoring.in_pieces(model, rows.prompts, rows.responses, rows.references, advance=advance)
     sure = probabilities(description, scores)
     if threshold is None and sure is not None:
         said: list[bool] | None = [p >= 0.5 for p in sure]
@@ -96,7 +96,7 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
     groups = {name: _groups(pairs, name) for name in by}
     prompts, responses = [*pairs.prompts, *pairs.prompts], [*pairs.chosen, *pairs.rejected]
     with track("score", total=len(responses)) as advance:
-        scores = scoring.in_pieces(model, prompts, responses, advance)
+        scores = scoring.in_pieces(model, prompts, responses, advance=advance)
     chosen, rejected = scores[: len(pairs.rows)], scores[len(pairs.rows) :]
     right = [0.5 * ((c > r) + (c >= r)) for c, r in zip(chosen, rejected, strict=True)]
     longer = [

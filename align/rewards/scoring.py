@@ -73,13 +73,18 @@ def scored(
 
 
 def in_pieces(
-    model: CheckedModel, prompts: Sequence[str], responses: Sequence[str], advance: Callable[[int], None]
+    model: CheckedModel,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    references: Sequence[str] | None = None,
+    *,
+    advance: Callable[[int], None],
 ) -> list[float]:
     """As `scored`, a piece at a time, so that progress can be shown."""
     scores: list[float] = []
     for start in range(0, len(responses), AT_ONCE):
         piece = slice(start, start + AT_ONCE)
-        scores += scored(model, prompts[piece], responses[piece])
+        scores += scored(model, prompts[piece], responses[piece], references[piece] if references else None)
         advance(len(responses[piece]))
     return scores
 

@@ -51,6 +51,13 @@ def test_what_is_no_data_is_said(text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_references_reach_the_model() -> None:
+    rows = [{"response": "a", "reference": "b"}, {"response": "c", "reference": None}]
+    found = data.texts(rows, "x")
+    assert (found.responses, found.references) == (["a"], ["b"])
+    assert data.texts(rows, "x", reference="= {response}").references == ["= a", "= c"]
+
+
 def test_an_unknown_text_column_is_asked_for() -> None:
     with pytest.raises(UsageError, match=r"x has no column response or text .*, but tweet, label: say which"):
         data.texts([{"tweet": "a", "label": 1}], "x")
