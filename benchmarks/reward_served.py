@@ -10,6 +10,7 @@ seconds stand CPU seconds of trainer and server together, which other work on th
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -130,8 +131,8 @@ def updates(shape: ppo_vs_trl.Shape, reward: str, steps: int, server: int) -> di
     trainer.train()
     clock, cpu = zip(*ends, strict=True)
     return {
-        "seconds": [round(after - before, 4) for before, after in zip(clock, clock[1:], strict=False)],
-        "cpu_seconds": [round(after - before, 4) for before, after in zip(cpu, cpu[1:], strict=False)],
+        "seconds": [round(after - before, 4) for before, after in itertools.pairwise(clock)],
+        "cpu_seconds": [round(after - before, 4) for before, after in itertools.pairwise(cpu)],
     }
 
 

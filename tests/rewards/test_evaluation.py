@@ -131,7 +131,7 @@ def test_equal_pairs_are_refused_by_their_row() -> None:
         data.pairs(made, "rows")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=1, max_size=20), st.randoms())
 def test_the_order_of_rows_changes_no_value(made: list[tuple[int, bool]], random: Any) -> None:
     some = [(9, "nice"), (-9, "rude"), *((score, "nice" if good else "rude") for score, good in made)] * 5
