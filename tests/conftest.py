@@ -10,7 +10,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +28,25 @@ def word_tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Any) -> Any:
+    """A directory with a classifier of random weights over `word_tokenizer`'s words, toxic and nontoxic."""
+    import torch
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    labels = {"id2label": {0: "nontoxic", 1: "toxic"}, "label2id": {"nontoxic": 0, "toxic": 1}}
+    config = RobertaConfig(
+        vocab_size=50, pad_token_id=0, max_position_embeddings=130, initializer_range=0.5, **shape, **labels
+    )
+    directory = tmp_path_factory.mktemp("classifier") / "tiny"
+    RobertaForSequenceClassification(config).save_pretrained(directory)
+    word_tokenizer.save_pretrained(directory)
+    (directory / "reward_model.json").write_text('{"label": "nontoxic"}', encoding="utf-8")
+    return directory
 
 
 def _llama(common: dict[str, Any]) -> Any:
@@ -121,22 +139,3 @@ def tiny_model() -> Callable[[str], Any]:
 def architecture(request: pytest.FixtureRequest) -> str:
     """Each of the six architectures in turn."""
     return str(request.param)
-
-
-@pytest.fixture(scope="session")
-def tiny_classifier(tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Any) -> Path:
-    """A directory with a classifier of random weights over `word_tokenizer`'s words, toxic and nontoxic."""
-    import torch
-    from transformers import RobertaConfig, RobertaForSequenceClassification
-
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    labels = {"id2label": {0: "nontoxic", 1: "toxic"}, "label2id": {"nontoxic": 0, "toxic": 1}}
-    config = RobertaConfig(
-        vocab_size=50, pad_token_id=0, max_position_embeddings=130, initializer_range=0.5, **shape, **labels
-    )
-    directory = tmp_path_factory.mktemp("classifier") / "tiny"
-    RobertaForSequenceClassification(config).save_pretrained(directory)
-    word_tokenizer.save_pretrained(directory)
-    (directory / "reward_model.json").write_text('{"label": "nontoxic"}', encoding="utf-8")
-    return directory

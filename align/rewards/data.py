@@ -146,7 +146,7 @@ def good(
         UsageError: no row has such a label, all rows have, or it is not known which is meant.
     """
     known = sorted(set(values))
-    scored = str(description.get("label", ""))
+    scored = str(description.get("label") or "")
     if positive:
         if unknown := [one for one in positive if sources.spelled(one) not in known]:
             raise UsageError(f"--positive {unknown[0]}: column {column!r} holds {_listed(known)}")
