@@ -126,9 +126,12 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
 
 def probabilities(description: Mapping[str, Any], scores: Sequence[float]) -> list[float] | None:
     """The probability that each text is a good one, where the score is a function of it, by the model's description."""
-    moments = description.get("moments") or {"mean": 0.0, "std": 1.0}
     sign = description.get("sign", 1)
-    numbers = sign * (np.asarray(scores, dtype=np.float64) * moments["std"] + moments["mean"])
+    numbers = np.asarray(scores, dtype=np.float64)
+    for moments in (description.get("normalize"), description.get("moments")):  # the recipe's, over the model's own
+        if moments:
+            numbers = numbers * moments["std"] + moments["mean"]
+    numbers = sign * numbers
     match description.get("transform"):
         case "probability":
             of_label = numbers

@@ -71,6 +71,9 @@ def test_every_transform_gives_the_same_probability(log_odds: float, sign: int, 
         about = {"transform": transform, "sign": sign, "moments": {"mean": mean, "std": std}}
         (good,) = evaluation.probabilities(about, [(sign * number - mean) / std]) or ()
         assert good == pytest.approx(p if sign == 1 else 1 - p, abs=1e-9)
+        about |= {"moments": {"mean": 0.5, "std": 2.0}, "normalize": {"mean": mean, "std": std}}
+        (good,) = evaluation.probabilities(about, [((sign * number - 0.5) / 2 - mean) / std]) or ()
+        assert good == pytest.approx(p if sign == 1 else 1 - p, abs=1e-9)
     assert evaluation.probabilities({"transform": "logit"}, [1.0]) is None
 
 
