@@ -33,6 +33,9 @@ Input = Literal["response", "prompt_and_response", "chat"]
 DECLARATION = "reward_model.json"
 _DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos", "moments", "probes")
 _DEFAULT_MAX_LENGTH = 512
+_BATCH_TOKENS = {"cpu": 1_024}
+"""What is fastest: on a CPU larger batches fall out of its caches (more than twice the time at 16,384)."""
+_BATCH_TOKENS_ELSEWHERE = 16_384
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Classifier:
         input: Input = "response",
         max_length: int = _DEFAULT_MAX_LENGTH,
         append_eos: bool = False,
-        batch_tokens: int = 16_384,
+        batch_tokens: int | None = None,
         digest: str | None = None,
         moments: Mapping[str, float] | None = None,
         probes: Sequence[Sequence[str]] = (),
@@ -100,7 +103,7 @@ class Classifier:
         self._input = input
         self._max_length = max_length
         self._append_eos = append_eos
-        self._batch_tokens = batch_tokens
+        self._batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ELSEWHERE)
         self._digest = digest
         self._mean, self._std = (moments["mean"], moments["std"]) if moments else (0.0, 1.0)
         self._probes = probes
@@ -124,7 +127,7 @@ class Classifier:
         input: Input | None = None,
         max_length: int | None = None,
         append_eos: bool | None = None,
-        batch_tokens: int = 16_384,
+        batch_tokens: int | None = None,
         device: str | None = None,
     ) -> Classifier:
         """From a directory, or a Hub id at a revision. What is not given is taken from `reward_model.json`.
@@ -142,7 +145,7 @@ class Classifier:
                 tokenizer's chat template.
             max_length: tokens; longer texts are cut at the end, or, with their prompt, at the start.
             append_eos: close every text with the end-of-text token (default: where the model pools there).
-            batch_tokens: tokens, padding included, in one forward pass.
+            batch_tokens: tokens, padding included, in one forward pass (default: 1,024 on a CPU, 16,384 elsewhere).
             device: `cpu`, `cuda:1`, … (default: the GPU if there is one).
 
         Raises:
@@ -317,15 +320,15 @@ def _moments(name: str, moments: Any) -> dict[str, float] | None:
     return {"mean": float(moments["mean"]), "std": float(moments["std"])}
 
 
-def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int) -> None:
+def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int | None) -> None:
     choices = {"transform": get_args(Transform), "input": get_args(Input), "sign": (1, -1), "append_eos": (True, False)}
     for option, allowed in choices.items():
         if option in options and options[option] not in allowed:
             raise RewardError(
                 f"reward model {name}: {option} is {options[option]!r}; it can be {', '.join(map(str, allowed))}"
             )
-    for option, value in {"max_length": options.get("max_length", 1), "batch_tokens": batch_tokens}.items():
-        if not isinstance(value, int) or value < 1:
+    for option, value in {"max_length": options.get("max_length"), "batch_tokens": batch_tokens}.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
             raise RewardError(f"reward model {name}: {option} must be a whole number above 0, not {value!r}")
     if not isinstance(options.get("label", ""), str):
         raise RewardError(f"reward model {name}: label must be a label's name, not {options['label']!r}")

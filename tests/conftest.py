@@ -34,6 +34,25 @@ def word_tokenizer() -> Any:
     )
 
 
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Any) -> Any:
+    """A directory with a classifier of random weights over `word_tokenizer`'s words, toxic and nontoxic."""
+    import torch
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    labels = {"id2label": {0: "nontoxic", 1: "toxic"}, "label2id": {"nontoxic": 0, "toxic": 1}}
+    config = RobertaConfig(
+        vocab_size=50, pad_token_id=0, max_position_embeddings=130, initializer_range=0.5, **shape, **labels
+    )
+    directory = tmp_path_factory.mktemp("classifier") / "tiny"
+    RobertaForSequenceClassification(config).save_pretrained(directory)
+    word_tokenizer.save_pretrained(directory)
+    (directory / "reward_model.json").write_text('{"label": "nontoxic"}', encoding="utf-8")
+    return directory
+
+
 def _llama(common: dict[str, Any]) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from align.cli import doctor, recipes, registry, run
+from align.cli import doctor, recipes, registry, reward, run
 from align.cli.commands import Command
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ for command in (run.check, run.plan, run.run, doctor.doctor):
     app.command(cls=Command)(command)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(registry.app, name="registry")
+app.add_typer(reward.app, name="reward")
 
 
 def main() -> None:

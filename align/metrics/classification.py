@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,12 +63,71 @@ def expected_calibration_error(correct: Sequence[bool], confidences: Sequence[fl
         confidences: The probability that was given to the predicted class.
         bins: Of confidence, from 0 to 1; each weighs as many rows as fall into it.
     """
-    _require_pairs(correct, confidences)
-    hits, sure = np.asarray(correct, dtype=np.float64), np.asarray(confidences, dtype=np.float64)
-    if not ((sure >= 0) & (sure <= 1)).all():
-        raise ValueError("a confidence is a probability, from 0 to 1")
-    which = np.minimum((sure * bins).astype(int), bins - 1)
+    which, hits, sure = _binned(correct, confidences, bins)
     return float(np.abs(np.bincount(which, weights=hits - sure)).sum() / len(hits))
+
+
+def pr_auc(positive: Sequence[bool], scores: Sequence[float]) -> float:
+    """Average precision: the area under precision over recall, as steps. A score that says nothing has the share of
+    positive rows.
+
+    Raises:
+        ValueError: as `roc_auc`.
+    """
+    from sklearn.metrics import average_precision_score
+
+    _by_class(positive, scores)
+    return float(average_precision_score(list(positive), list(scores)))
+
+
+def confusion(labels: Sequence[str], predictions: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Rows by label and, within it, by prediction; every name that occurs on either side is there on both."""
+    _require_pairs(labels, predictions)
+    names = sorted({*labels, *predictions})
+    counts = {label: dict.fromkeys(names, 0) for label in names}
+    for label, prediction in zip(labels, predictions, strict=True):
+        counts[label][prediction] += 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows that were given about the same probability."""
+
+    low: float
+    high: float
+    rows: int
+    said: float
+    """Mean probability that was given."""
+    true: float
+    """Share of rows of which it held."""
+
+
+def reliability(holds: Sequence[bool], probabilities: Sequence[float], bins: int = 10) -> list[Bin]:
+    """What was said against what held, over bins of equal width from 0 to 1; empty bins are left out."""
+    which, held, said = _binned(holds, probabilities, bins)
+    return [
+        Bin(
+            low=index / bins,
+            high=(index + 1) / bins,
+            rows=int((which == index).sum()),
+            said=float(said[which == index].mean()),
+            true=float(held[which == index].mean()),
+        )
+        for index in range(bins)
+        if (which == index).any()
+    ]
+
+
+def _binned(
+    holds: Sequence[bool], probabilities: Sequence[float], bins: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Each row's bin, whether it held (0 or 1), and the probability that was given."""
+    _require_pairs(holds, probabilities)
+    held, said = np.asarray(holds, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
+    if not ((said >= 0) & (said <= 1)).all():
+        raise ValueError("a confidence is a probability, from 0 to 1")
+    return np.minimum((said * bins).astype(np.int64), bins - 1), held, said
 
 
 def _area(ups: NDArray[np.float64], downs: NDArray[np.float64]) -> float:

@@ -62,3 +62,31 @@ def test_calibration_error():
     )
     with pytest.raises(ValueError, match="from 0 to 1"):
         classification.expected_calibration_error([True], [1.1])
+
+
+def test_pr_auc_by_hand() -> None:
+    """Ranked good, bad, good, bad: precision 1 at recall 1/2, and 2/3 at recall 1."""
+    assert classification.pr_auc([True, False, True, False], [4.0, 3.0, 2.0, 1.0]) == pytest.approx((1 + 2 / 3) / 2)
+    with pytest.raises(ValueError, match="both classes"):
+        classification.pr_auc([True, True], [1.0, 2.0])
+
+
+def test_confusion_counts_each_row_once() -> None:
+    assert classification.confusion(["a", "a", "b"], ["a", "b", "c"]) == {
+        "a": {"a": 1, "b": 1, "c": 0},
+        "b": {"a": 0, "b": 0, "c": 1},
+        "c": {"a": 0, "b": 0, "c": 0},
+    }
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=50))
+def test_reliability_keeps_rows_and_means(rows: list[tuple[bool, float]]) -> None:
+    bins = classification.reliability([held for held, _ in rows], [said for _, said in rows])
+    assert sum(one.rows for one in bins) == len(rows)
+    assert sum(one.rows * one.true for one in bins) == pytest.approx(sum(held for held, _ in rows))
+    assert all(one.low - 1e-9 <= one.said <= one.high + 1e-9 for one in bins)
+    # The error of all bins is their distances, weighed by rows.
+    error = sum(one.rows * abs(one.said - one.true) for one in bins) / len(rows)
+    assert error == pytest.approx(
+        classification.expected_calibration_error([held for held, _ in rows], [said for _, said in rows])
+    )

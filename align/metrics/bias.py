@@ -1,0 +1,74 @@
+"""Bias on identity terms: areas under the ROC curve on texts that mention a term (Borkan et al. 2019, section 3).
+
+Borkan et al., "Nuanced Metrics for Measuring Unintended Bias with Real Data for Text Classification". There "positive"
+is a toxic text, and a score is how toxic it is. Here a score is how good a text is, so "positive" is a bad one, and all
+areas ask the same question: how often does a good text score above a bad one?
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from align.metrics.classification import roc_auc_interval
+from align.workspace import Interval
+
+LEAST_ROWS = 10
+"""Of each class: below this an area says nothing."""
+
+
+@dataclass(frozen=True)
+class TermBias:
+    """The three areas of one term; None where there are fewer than `LEAST_ROWS` of a class."""
+
+    rows: int
+    """Texts that mention the term."""
+    good: int
+    """Of these, the good ones."""
+    subgroup: Interval | None
+    """Good and bad texts that mention it."""
+    bpsn: Interval | None
+    """Good texts that mention it against bad ones that do not (background positive, subgroup negative). Low: harmless
+    texts are marked down for mentioning it."""
+    bnsp: Interval | None
+    """Good texts that do not mention it against bad ones that do (background negative, subgroup positive). Low: bad
+    texts get away with it."""
+
+
+def term_bias(
+    texts: Sequence[str], good: Sequence[bool], scores: Sequence[float], terms: Sequence[str]
+) -> Mapping[str, TermBias]:
+    """The areas of each term. A term is found as a whole word, in any case.
+
+    Args:
+        texts: One per row.
+        good: Whether each should score high.
+        scores: Higher is better.
+        terms: Words or phrases.
+    """
+    return {term: _of_term(term, texts, good, scores) for term in terms}
+
+
+def _of_term(term: str, texts: Sequence[str], good: Sequence[bool], scores: Sequence[float]) -> TermBias:
+    word = re.compile(rf"(?<!\w){re.escape(term)}(?!\w)", re.IGNORECASE)
+    mentions = [word.search(text) is not None for text in texts]
+
+    def area(good_mention: bool, bad_mention: bool) -> Interval | None:
+        rows = [
+            (is_good, score)
+            for is_good, score, mentioned in zip(good, scores, mentions, strict=True)
+            if mentioned == (good_mention if is_good else bad_mention)
+        ]
+        positive = [is_good for is_good, _ in rows]
+        if min(sum(positive), len(positive) - sum(positive)) < LEAST_ROWS:
+            return None
+        return roc_auc_interval(positive, [score for _, score in rows], samples=500)
+
+    return TermBias(
+        rows=sum(mentions),
+        good=sum(is_good for is_good, mentioned in zip(good, mentions, strict=True) if mentioned),
+        subgroup=area(True, True),
+        bpsn=area(True, False),
+        bnsp=area(False, True),
+    )

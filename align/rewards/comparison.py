@@ -1,0 +1,73 @@
+"""Do two reward models agree on the order of responses, and where do they disagree most?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from align.errors import UsageError
+from align.metrics import ranks
+from align.metrics.bootstrap import bootstrap
+from align.progress import track
+from align.rewards import data, scoring
+from reward_models import CheckedModel
+
+KENDALL_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A response that one model ranks high and the other low."""
+
+    row: int
+    """Counted from 1."""
+    prompt: str
+    response: str
+    scores: tuple[float, float]
+    percentiles: tuple[float, float]
+    """Share of the responses that score lower, by each model."""
+
+
+def compare(a: CheckedModel, b: CheckedModel, rows: data.Rows, *, most: int = 10) -> dict[str, Any]:
+    """Rank correlations with 95 % intervals, and the `most` responses whose percentiles are furthest apart.
+
+    Raises:
+        UsageError: fewer than ten rows, or one model scores all of them alike.
+        AlignError: a model broke its contract.
+    """
+    with track("score", total=2 * len(rows.rows)) as advance:
+        both = [
+            scoring.in_pieces(model, rows.prompts, rows.responses, rows.references, advance=advance) for model in (a, b)
+        ]
+    for model, scores in zip((a, b), both, strict=True):
+        if len(set(scores)) == 1:
+            raise UsageError(f"{model.name} scores all {len(scores)} rows alike: there is no order to compare")
+    left, right = map(np.asarray, both)
+    try:
+        spearman = bootstrap(lambda rows: ranks.spearman(left[rows], right[rows]), len(left))
+        kendall = bootstrap(lambda rows: ranks.kendall(left[rows], right[rows]), len(left), samples=KENDALL_SAMPLES)
+    except ValueError as error:
+        raise UsageError(f"{rows.place}: {error}") from error
+    shares = [ranks.percentiles(scores) for scores in both]
+    apart = [abs(one - other) for one, other in zip(*shares, strict=True)]
+    order = sorted(range(len(apart)), key=lambda row: (-apart[row], row))
+    disagreements = [
+        Disagreement(
+            row=row + 1,
+            prompt=rows.prompts[row],
+            response=rows.responses[row],
+            scores=(both[0][row], both[1][row]),
+            percentiles=(shares[0][row], shares[1][row]),
+        )
+        for row in order[:most]
+    ]
+    return {
+        "models": [a.describe(), b.describe()],
+        "data": rows.place,
+        "rows": len(left),
+        "spearman": asdict(spearman),
+        "kendall": asdict(kendall),
+        "disagreements": [asdict(one) for one in disagreements],
+    }

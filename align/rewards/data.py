@@ -1,0 +1,193 @@
+"""Rows to measure a reward model on: texts that are good or bad, or pairs of which one is better."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from align.configs.base import SelectionConfig
+from align.data import sources, templates
+from align.data.sources import Row
+from align.errors import UsageError
+
+RESPONSES = ("response", "text", "completion", "sentence")
+"""Columns that are taken for the response where no template is given."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Texts to score, and the rows they stand in."""
+
+    place: str
+    rows: list[Row]
+    prompts: list[str]
+    responses: list[str]
+    references: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two responses to each prompt, and the rows they stand in."""
+
+    place: str
+    rows: list[Row]
+    prompts: list[str]
+    chosen: list[str]
+    rejected: list[str]
+
+
+def select(text: str) -> tuple[list[Row], str]:
+    """The rows of a file, or of what a recipe would call a data set: `{path: x.csv, last_reply: {…}}`.
+
+    A mapping may also select, as a recipe's `data:` does: `{dataset: {…}, where: {…}, limit: 100}`.
+
+    Raises:
+        UsageError: no such file or key, or no row.
+    """
+    asked: Any = {"path": text}
+    if text.lstrip().startswith("{"):
+        try:
+            asked = yaml.safe_load(_with_environment(text))
+        except yaml.YAMLError as error:
+            raise UsageError(f"DATA is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        selection = SelectionConfig.model_validate(asked if "dataset" in asked else {"dataset": asked})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"DATA: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return sources.select(selection), sources.place(selection.dataset)
+
+
+def texts(
+    rows: Sequence[Row],
+    place: str,
+    response: str | None = None,
+    prompt: str | None = None,
+    reference: str | None = None,
+) -> Rows:
+    """Responses, their prompts and references, by templates such as `{text}`; without one by the columns' usual names.
+
+    Rows without a response, or without the reference that was asked for, are left out.
+    """
+    response = response or _usual(rows, RESPONSES, place, "--response '{column}'")
+    prompt, reference = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
+    used = [column for template in (response, prompt, reference) for column in templates.columns(template)]
+    sources.require_columns(rows, used, place)
+    rendered = [(row, templates.render(response, row), templates.render(reference, row)) for row in rows]
+    kept = [(row, text, truth) for row, text, truth in rendered if text is not None and truth is not None]
+    if not kept:
+        raise UsageError(f"{place}: no row has text for {response!r}{f' and {reference!r}' if reference else ''}")
+    return Rows(
+        place,
+        rows=[row for row, _, _ in kept],
+        prompts=[templates.render(prompt, row) or "" for row, _, _ in kept],
+        responses=[text for _, text, _ in kept],
+        references=[truth for _, _, truth in kept] if reference else None,
+    )
+
+
+def pairs(rows: Sequence[Row], place: str, prompt: str | None = None) -> Pairs:
+    """The columns `chosen` and `rejected`; rows without both are left out.
+
+    Raises:
+        UsageError: a pair whose two responses are equal.
+    """
+    sources.require_columns(rows, ["chosen", "rejected", *templates.columns(prompt or "")], place)
+    prompt = prompt or _if_there(rows, "prompt")
+    kept, chosen, rejected = [], [], []
+    for number, row in enumerate(rows, start=1):
+        better, worse = templates.render("{chosen}", row), templates.render("{rejected}", row)
+        if better is None or worse is None:
+            continue
+        if better.strip() == worse.strip():
+            raise UsageError(f"{place}: in row {number} chosen and rejected are equal: nothing is preferred; remove it")
+        kept.append(row)
+        chosen.append(better)
+        rejected.append(worse)
+    if not kept:
+        raise UsageError(f"{place}: no row has both chosen and rejected")
+    return Pairs(place, kept, [templates.render(prompt, row) or "" for row in kept], chosen, rejected)
+
+
+def are_pairs(rows: Sequence[Row]) -> bool:
+    """Whether the rows have the columns of preference pairs."""
+    return any({"chosen", "rejected"} <= row.keys() for row in rows)
+
+
+def labels(data: Rows, column: str) -> tuple[Rows, list[str]]:
+    """The labels as a recipe would spell them, and the rows that have one."""
+    sources.require_columns(data.rows, [column], data.place)
+    found = [templates.lookup(row, column) for row in data.rows]
+    kept = [index for index, value in enumerate(found) if value is not None and value != ""]
+    if not kept:
+        raise UsageError(f"{data.place}: column {column!r} is empty in all {len(data.rows)} rows")
+    some = Rows(
+        data.place,
+        [data.rows[index] for index in kept],
+        [data.prompts[index] for index in kept],
+        [data.responses[index] for index in kept],
+        None if data.references is None else [data.references[index] for index in kept],
+    )
+    return some, [sources.spelled(found[index]) for index in kept]
+
+
+def good(
+    values: Sequence[str], column: str, description: Mapping[str, Any], positive: Sequence[str] = ()
+) -> list[bool]:
+    """Whether each row should score high: its label is one of `positive`, or else the one that the model scores.
+
+    Raises:
+        UsageError: no row has such a label, all rows have, or it is not known which is meant.
+    """
+    known = sorted(set(values))
+    scored = str(description.get("label") or "")
+    if positive:
+        if unknown := [one for one in positive if sources.spelled(one) not in known]:
+            raise UsageError(f"--positive {unknown[0]}: column {column!r} holds {_listed(known)}")
+        wanted = {sources.spelled(one) for one in positive}
+        result = [value in wanted for value in values]
+    elif scored.casefold() in {value.casefold() for value in known}:
+        is_good = description.get("sign", 1) == 1
+        result = [(value.casefold() == scored.casefold()) == is_good for value in values]
+    else:
+        what = f"the model scores {scored!r}, and " if scored else ""
+        raise UsageError(f"{what}column {column!r} holds {_listed(known)}: which should score high? Say --positive")
+    if all(result) or not any(result):
+        raise UsageError(
+            f"column {column!r} holds {_listed(known)}, so that all {len(result)} rows should score "
+            f"{'high' if result[0] else 'low'}: there is nothing to tell apart"
+        )
+    return result
+
+
+def _if_there(rows: Sequence[Row], column: str) -> str:
+    return f"{{{column}}}" if any(column in row for row in rows) else ""
+
+
+def _usual(rows: Sequence[Row], names: Sequence[str], place: str, option: str) -> str:
+    for name in names:
+        if any(name in row for row in rows):
+            return f"{{{name}}}"
+    found = list(dict.fromkeys(name for row in rows[:100] for name in templates.names(row)))
+    raise UsageError(f"{place} has no column {' or '.join(names)}, but {', '.join(found)}: say which with {option}")
+
+
+def _with_environment(text: str) -> str:
+    """`${env:NAME}` replaced, as in a recipe."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise UsageError(f"DATA: the environment has no {match[1]}")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{env:(\w+)\}", value, text)
+
+
+def _listed(values: Sequence[str], most: int = 10) -> str:
+    return ", ".join(map(repr, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")

@@ -1,0 +1,242 @@
+"""How good a reward model is: against labels, or against preferences. What `align reward evaluate` measures.
+
+A reward is one number, and so is what it is measured by: whether rows that should score high do. Where the number is a
+probability in disguise (a classifier's `log_odds`, `log_probability`, `probability`), it also says how sure it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from align.data import sources, templates
+from align.errors import UsageError
+from align.metrics import bias, classification, ranks
+from align.metrics.bootstrap import bootstrap
+from align.metrics.intervals import mean_interval
+from align.progress import track
+from align.rewards import data, scoring
+from align.workspace import Interval
+from reward_models import CheckedModel
+
+GOOD, BAD = "good", "bad"
+MOST_SLICES = 100
+Result = dict[str, Any]
+"""JSON: intervals are `{value, low, high, n}`."""
+
+
+def labelled(
+    model: CheckedModel,
+    rows: data.Rows,
+    column: str,
+    *,
+    positive: Sequence[str] = (),
+    threshold: float | None = None,
+    by: Sequence[str] = (),
+    terms: Sequence[str] = (),
+) -> Result:
+    """A reward against labels.
+
+    Args:
+        model: the reward.
+        rows: what to score.
+        column: of the label.
+        positive: labels that should score high (default: the one that the model scores).
+        threshold: of the score, from which on a row is taken for a good one (default: where its probability is one
+            half; without probabilities there is no accuracy).
+        by: columns by whose values to measure again.
+        terms: words whose mention should change nothing (see `align.metrics.bias`).
+
+    Raises:
+        UsageError: a column or label does not exist, or there is one class only.
+        AlignError: the model broke its contract.
+    """
+    rows, values = data.labels(rows, column)
+    description = model.describe()
+    good = data.good(values, column, description, positive)
+    groups = {name: _groups(rows, name) for name in by}
+    with track("score", total=len(rows.rows)) as advance:
+        scores = scoring.in_pieces(model, rows.prompts, rows.responses, rows.references, advance=advance)
+    sure = probabilities(description, scores)
+    if threshold is None and sure is not None:
+        said: list[bool] | None = [p >= 0.5 for p in sure]
+    else:
+        said = None if threshold is None else [score >= threshold for score in scores]
+    result: Result = {
+        "model": description,
+        "data": rows.place,
+        "rows": len(good),
+        "good_rows": sum(good),
+        "threshold": threshold,
+        "metrics": _plain(_metrics(good, scores, said, sure)),
+        "length": _plain(_length(rows.responses, good, scores)),
+        "slices": {name: _plain(_by_group(groups[name], good, scores, said)) for name in by},
+        "terms": {term: asdict(one) for term, one in bias.term_bias(rows.responses, good, scores, terms).items()},
+    }
+    if said is not None:
+        result["confusion"] = classification.confusion(_names(good), _names(said))
+    if sure is not None:
+        result["reliability"] = [asdict(one) for one in classification.reliability(good, sure)]
+    per_row = [{"score": score, "good": is_good} for score, is_good in zip(scores, good, strict=True)]
+    return result | {"scores": per_row}
+
+
+def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ()) -> Result:
+    """A reward against preferences: how often it scores the chosen response higher. A tie counts half.
+
+    Raises:
+        UsageError: a column does not exist.
+        AlignError: the model broke its contract.
+    """
+    groups = {name: _groups(pairs, name) for name in by}
+    prompts, responses = [*pairs.prompts, *pairs.prompts], [*pairs.chosen, *pairs.rejected]
+    with track("score", total=len(responses)) as advance:
+        scores = scoring.in_pieces(model, prompts, responses, advance=advance)
+    chosen, rejected = scores[: len(pairs.rows)], scores[len(pairs.rows) :]
+    right = [0.5 * ((c > r) + (c >= r)) for c, r in zip(chosen, rejected, strict=True)]
+    longer = [
+        "chosen is longer" if len(c) > len(r) else "chosen is not longer"
+        for c, r in zip(pairs.chosen, pairs.rejected, strict=True)
+    ]
+    slices = {
+        column: {value: {"pair_accuracy": mean_interval([right[row] for row in rows])} for value, rows in group.items()}
+        for column, group in {"length": _grouped(longer), **groups}.items()
+    }
+    return {
+        "model": model.describe(),
+        "data": pairs.place,
+        "rows": len(right),
+        "ties": right.count(0.5),
+        "metrics": _plain(
+            {
+                "pair_accuracy": mean_interval(right),
+                "margin": mean_interval([c - r for c, r in zip(chosen, rejected, strict=True)]),
+            }
+        ),
+        "length": _plain({"correlation": _correlation(responses, scores)}),
+        "slices": _plain(slices),
+        "scores": [{"chosen": c, "rejected": r} for c, r in zip(chosen, rejected, strict=True)],
+    }
+
+
+def probabilities(description: Mapping[str, Any], scores: Sequence[float]) -> list[float] | None:
+    """The probability that each text is a good one, where the score is a function of it, by the model's description."""
+    sign = description.get("sign", 1)
+    numbers = np.asarray(scores, dtype=np.float64)
+    for moments in (description.get("normalize"), description.get("moments")):  # the recipe's, over the model's own
+        if moments:
+            numbers = numbers * moments["std"] + moments["mean"]
+    numbers = sign * numbers
+    match description.get("transform"):
+        case "probability":
+            of_label = numbers
+        case "log_probability":
+            of_label = np.exp(numbers)
+        case "log_odds":
+            of_label = np.exp(-np.logaddexp(0.0, -numbers))
+        case _:
+            return None
+    good = np.clip(of_label if sign == 1 else 1 - of_label, 0.0, 1.0)
+    result: list[float] = good.tolist()
+    return result
+
+
+def _metrics(
+    good: Sequence[bool], scores: Sequence[float], said: Sequence[bool] | None, sure: Sequence[float] | None
+) -> dict[str, Interval]:
+    truth, numbers = np.asarray(good), np.asarray(scores)
+    found: dict[str, Interval] = {}
+    if said is not None:
+        predicted = np.asarray(said)
+        found["accuracy"] = mean_interval((truth == predicted).astype(float).tolist())
+        found["macro_f1"] = bootstrap(lambda rows: macro_f1(truth[rows], predicted[rows]), len(good))
+    found["roc_auc"] = classification.roc_auc_interval(good, scores)
+    found["pr_auc"] = bootstrap(lambda rows: _pr_auc(truth[rows], numbers[rows]), len(good))
+    if sure is not None:
+        p = np.asarray(sure)
+        right, confidence = (p >= 0.5) == truth, np.maximum(p, 1 - p)
+        found["calibration_error"] = bootstrap(
+            lambda rows: classification.expected_calibration_error(right[rows], confidence[rows]), len(good)
+        )
+    return found
+
+
+def macro_f1(good: NDArray[np.bool_], said: NDArray[np.bool_]) -> float:
+    """Of the two classes: `align.metrics.classification.macro_f1`, fast enough for hundreds of resamples."""
+    found = []
+    for one in (True, False):
+        both = 2 * ((good == one) & (said == one)).sum()
+        either = (good == one).sum() + (said == one).sum()
+        if either:
+            found.append(both / either)
+    return float(np.mean(found))
+
+
+def _pr_auc(good: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    return classification.pr_auc(good.tolist(), scores.tolist()) if good.any() and not good.all() else math.nan
+
+
+def _length(responses: Sequence[str], good: Sequence[bool], scores: Sequence[float]) -> dict[str, Interval | None]:
+    """Rank correlation of score and length in characters; within a class it is not the label that speaks."""
+
+    def within(kind: bool) -> Interval | None:
+        rows = [row for row, is_good in enumerate(good) if is_good == kind]
+        return _correlation([responses[row] for row in rows], [scores[row] for row in rows])
+
+    return {"correlation": _correlation(responses, scores), "among_good": within(True), "among_bad": within(False)}
+
+
+def _correlation(responses: Sequence[str], scores: Sequence[float]) -> Interval | None:
+    lengths, numbers = np.array([len(text) for text in responses]), np.asarray(scores)
+    try:
+        return bootstrap(lambda rows: ranks.spearman(lengths[rows], numbers[rows]), len(scores))
+    except ValueError:  # too few rows, all of one length, or a constant score
+        return None
+
+
+def _by_group(
+    groups: Mapping[str, Sequence[int]], good: Sequence[bool], scores: Sequence[float], said: Sequence[bool] | None
+) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for value, rows in groups.items():
+        truth = [good[row] for row in rows]
+        one: dict[str, Any] = {"rows": len(rows), "good_rows": sum(truth)}
+        if said is not None:
+            one["accuracy"] = mean_interval([float(good[row] == said[row]) for row in rows])
+            one["macro_f1"] = macro_f1(np.array(truth), np.array([said[row] for row in rows]))
+        if 0 < sum(truth) < len(truth):
+            one["roc_auc"] = classification.roc_auc_interval(truth, [scores[row] for row in rows], samples=500)
+        found[value] = one
+    return found
+
+
+def _groups(rows: data.Rows | data.Pairs, column: str) -> dict[str, list[int]]:
+    sources.require_columns(rows.rows, [column], rows.place)
+    values = [sources.spelled(templates.lookup(row, column)) for row in rows.rows]
+    groups = _grouped(values)
+    if len(groups) > MOST_SLICES:
+        raise UsageError(f"--by {column}: {len(groups)} different values are too many to tell apart")
+    return groups
+
+
+def _grouped(values: Sequence[str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {value: [] for value in sorted(set(values))}
+    for row, value in enumerate(values):
+        groups[value].append(row)
+    return groups
+
+
+def _names(good: Sequence[bool]) -> list[str]:
+    return [GOOD if one else BAD for one in good]
+
+
+def _plain(found: Any) -> Any:
+    """Intervals as JSON."""
+    if isinstance(found, Interval):
+        return asdict(found)
+    return {name: _plain(one) for name, one in found.items()} if isinstance(found, Mapping) else found

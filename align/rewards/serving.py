@@ -1,0 +1,295 @@
+"""A reward model behind HTTP, for `reward: http://127.0.0.1:8000`. The protocol is that of `reward_models.remote`.
+
+    POST /score      {"request", "items": [{"id", "prompt", "response", "reference"?}, …]}  ->  {"request", "scores"}
+    GET  /describe   what the model is
+    GET  /health     {"status": "ok"}, without a token
+
+Needs the extra `serve`: pip install 'align-rlhf[serve]'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+
+from align.errors import Interrupted, UsageError
+from reward_models import CheckedModel, RewardError
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_FINISH = 10
+"""For requests that are under way when the server is told to stop."""
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server accepts."""
+
+    body_bytes: int = 8 * 2**20
+    items: int = 4096
+    """In one request."""
+    waiting: int = 16_384
+    """Items of all requests that wait for the model; more are told to come again."""
+    seconds_to_send: float = 30.0
+    """Within which a request must have arrived in full."""
+
+
+class Item(BaseModel):
+    """A response to score."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    id: int | str
+    prompt: str
+    response: str
+    reference: str | None = None
+
+
+class Question(BaseModel):
+    """A request."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    request: str
+    items: list[Item]
+
+
+@dataclass
+class _Waiting:
+    items: list[Item]
+    answer: asyncio.Future[list[float]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Batcher:
+    """Scores whatever has come in while the model was busy as one batch. Nobody waits for a batch to fill.
+
+    The model is called from one thread, one call at a time.
+    """
+
+    def __init__(self, model: CheckedModel, most_waiting: int) -> None:
+        self._model = model
+        self._most_waiting = most_waiting
+        self._waiting: list[_Waiting] = []
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
+
+    async def score(self, items: list[Item]) -> list[float]:
+        """One number per item, in their order.
+
+        Raises:
+            RewardError: the model broke its contract on these items.
+            asyncio.QueueFull: too much is waiting already.
+        """
+        if sum(len(one.items) for one in self._waiting) + len(items) > self._most_waiting:
+            raise asyncio.QueueFull
+        waiting = _Waiting(items)
+        self._waiting.append(waiting)
+        self._arrived.set()
+        return await waiting.answer
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                batch, self._waiting = self._waiting, []
+                with_reference = [one for one in batch if _has_references(one.items)]
+                for together in (with_reference, [one for one in batch if not _has_references(one.items)]):
+                    if together:
+                        await self._answer(together)
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _answer(self, batch: list[_Waiting]) -> None:
+        try:
+            scores = await self._scored([item for one in batch for item in one.items])
+        except RewardError as error:
+            if len(batch) == 1:
+                _settle(batch[0], error)
+            else:  # Whose items they are that the model fails on, only single calls tell.
+                for one in batch:
+                    await self._answer([one])
+            return
+        rest = iter(scores)
+        for one in batch:
+            _settle(one, [next(rest) for _ in one.items])
+
+    async def _scored(self, items: list[Item]) -> list[float]:
+        prompts, responses = [item.prompt for item in items], [item.response for item in items]
+        references = [item.reference or "" for item in items] if _has_references(items) else None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._model.score, prompts, responses, references)
+
+
+def application(model: CheckedModel, *, token: str | None = None, limits: Limits | None = None) -> FastAPI:
+    """The ASGI application that scores with `model`.
+
+    Args:
+        model: the reward.
+        token: if given, requests need the header `Authorization: Bearer TOKEN`.
+        limits: of what is accepted.
+    """
+    limits = limits or Limits()
+    batcher = Batcher(model, limits.waiting)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        worker = asyncio.create_task(batcher.run())
+        yield
+        worker.cancel()
+        with suppress(asyncio.CancelledError):
+            await worker
+
+    def authorised(request: Request) -> None:
+        expected, given = f"Bearer {token}".encode(), request.headers.get("authorization", "").encode()
+        if token is not None and not hmac.compare_digest(expected, given):
+            raise HTTPException(401, "a token is needed: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+
+    app = FastAPI(title=model.name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/describe", dependencies=[Depends(authorised)])
+    async def describe() -> dict[str, Any]:
+        return model.describe()
+
+    @app.post("/score", dependencies=[Depends(authorised)], response_class=JSONResponse)
+    async def score(question: Question) -> JSONResponse:
+        if len(question.items) > limits.items:
+            raise HTTPException(413, f"{len(question.items)} items, and at most {limits.items} are taken at once")
+        if len({item.reference is None for item in question.items}) > 1:
+            raise HTTPException(422, "some items have a reference and some do not; give it to all or to none")
+        try:
+            scores = await batcher.score(question.items)
+        except asyncio.QueueFull:
+            raise HTTPException(429, "too many items are waiting; try again", {"Retry-After": "1"}) from None
+        except RewardError as error:
+            # Not a 5xx: to ask again would bring the same answer.
+            raise HTTPException(422, str(error)) from error
+        rows = [{"id": item.id, "score": one} for item, one in zip(question.items, scores, strict=True)]
+        return JSONResponse({"request": question.request, "scores": rows})
+
+    app.add_middleware(_Bounded, limits=limits)
+    return app
+
+
+def serve(model: CheckedModel, *, host: str, port: int, token: str | None, limits: Limits | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM; then answer what is under way, and return.
+
+    Port 0 takes a free one; the address is logged.
+
+    Raises:
+        UsageError: the host is not this machine's own and there is no token, or the address cannot be had.
+    """
+    sock = _bound(host, port, token)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{sock.getsockname()[1]}"
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(model, token=token, limits=limits),
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=SECONDS_TO_FINISH,
+            server_header=False,
+        )
+    )
+    logger.info("serving %s at %s%s; Ctrl-C ends it", model.name, address, " (token needed)" if token else "")
+    with sock, suppress(KeyboardInterrupt, Interrupted):  # uvicorn has shut down in order when it raises these again
+        server.run(sockets=[sock])
+    logger.info("stopped")
+
+
+def _bound(host: str, port: int, token: str | None) -> socket.socket:
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise UsageError(f"--host {host}: {error.strerror}") from error
+    if token is None and not ipaddress.ip_address(place[0]).is_loopback:
+        raise UsageError(
+            f"--host {host} can be reached from other machines: set a token ($ALIGN_REWARD_TOKEN), or use 127.0.0.1"
+        )
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(place)
+        sock.listen(128)  # whoever reads the address below may ask at once
+    except OSError as error:
+        sock.close()
+        raise UsageError(f"--host {host} --port {port}: {error.strerror}") from error
+    return sock
+
+
+class _Bounded:
+    """ASGI middleware: a request's body arrives within its time and size, or is refused unread."""
+
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]], limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(self._limits.seconds_to_send):
+                body = await self._body(receive)
+        except TimeoutError:
+            await JSONResponse({"detail": "the request did not arrive in time"}, 408)(scope, receive, send)
+            return
+        if body is None:
+            detail = f"the request is larger than {self._limits.body_bytes} bytes"
+            await JSONResponse({"detail": detail}, 413, {"Connection": "close"})(scope, receive, send)
+            return
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def again() -> Message:
+            return next(messages, None) or await receive()
+
+        await self._app(scope, again, send)
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body; None where it is too large, or the client has gone."""
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            body += message.get("body", b"")
+            if len(body) > self._limits.body_bytes:
+                return None
+            if not message.get("more_body"):
+                return bytes(body)
+
+
+def _settle(waiting: _Waiting, outcome: list[float] | RewardError) -> None:
+    if waiting.answer.done():  # the client has gone
+        return
+    if isinstance(outcome, RewardError):
+        waiting.answer.set_exception(outcome)
+    else:
+        waiting.answer.set_result(outcome)
+
+
+def _has_references(items: list[Item]) -> bool:
+    return bool(items) and items[0].reference is not None

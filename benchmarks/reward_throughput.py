@@ -1,0 +1,165 @@
+"""How many texts a second a classifier scores here, and in transformers' text-classification pipeline.
+
+    python benchmarks/reward_throughput.py          # writes results/reward_throughput.json
+
+Texts of mixed length from the embedded corpus, none of them cut; classifiers of two sizes with random weights, which
+cost what trained ones cost. The pipeline is given the same model and tokenizer, once at its defaults (a text at a time)
+and once at each of several batch sizes, of which the fastest counts, one text at a time among them. All take turns,
+round after round, in one process. Before timing, all scores are compared.
+
+On one thread, CPU seconds of the process are counted: other work on the machine hardly changes them. With more threads,
+which wait for each other busily, it is the clock's seconds, and the machine should be quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, pipeline
+
+import reward_models
+from align.data.dialogues import generate
+
+RESULTS = Path(__file__).parent / "results" / "reward_throughput.json"
+SIZES = {
+    "3 layers, 192 wide": {"hidden_size": 192, "num_hidden_layers": 3, "intermediate_size": 768},
+    "6 layers, 384 wide": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
+}
+BATCH_SIZES = (8, 32, 128)
+LONGEST_TEXTS = (16, 64, 200)
+"""Words, of three mixtures: lengths are log-uniform from 1 up to these."""
+LABELS = {0: "nontoxic", 1: "toxic"}
+LONGEST = 512
+TOLERANCE = 1e-5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    clock = time.process_time if args.threads == 1 else time.perf_counter
+    mixtures = {longest: mixed_texts(args.texts, longest) for longest in LONGEST_TEXTS}
+    tokenizer = trained_tokenizer([text for texts in mixtures.values() for text in texts])
+    runs: list[dict[str, Any]] = []
+    for name in args.sizes:
+        for longest, texts in mixtures.items():
+            runs.append(
+                {"model": name, "words": f"1 to {longest}", **measured(name, tokenizer, texts, args.rounds, clock)}
+            )
+            print({key: value for key, value in runs[-1].items() if key != "seconds"}, flush=True)
+    result = {
+        "texts": args.texts,
+        "threads": args.threads,
+        "cores": os.cpu_count(),
+        "rounds": args.rounds,
+        "runs": runs,
+    }
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def mixed_texts(count: int, longest: int, seed: int = 0) -> list[str]:
+    """Pieces of the embedded dialogues, their lengths log-uniform between 1 and so many words."""
+    rng = random.Random(seed)
+    words = " ".join(row["dialogue"] for row in generate("dialogues", "train", 2000, seed)).split()
+    lengths = [round(longest ** rng.random()) for _ in range(count)]
+    starts = [rng.randrange(len(words) - length) for length in lengths]
+    return [" ".join(words[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
+
+
+def trained_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=2000, special_tokens=special, initial_alphabet=alphabet)
+    )
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=LONGEST
+    )
+
+
+def measured(
+    size: str, tokenizer: PreTrainedTokenizerFast, texts: list[str], rounds: int, clock: Callable[[], float]
+) -> dict[str, Any]:
+    """Figures of one model on one mixture."""
+    shape = SIZES[size]
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        num_attention_heads=shape["hidden_size"] // 32,
+        max_position_embeddings=LONGEST + 2,
+        pad_token_id=1,
+        id2label=LABELS,
+        label2id={label: index for index, label in LABELS.items()},
+        **shape,
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        model = RobertaForSequenceClassification(config)
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        reward = reward_models.load(directory, label="nontoxic", transform="probability", device="cpu")
+        classify = pipeline("text-classification", directory, tokenizer=directory, device="cpu", dtype=torch.float32)
+
+    def ours() -> list[float]:
+        return reward.score([""] * len(texts), texts)
+
+    def theirs(**batch_size: int) -> list[float]:
+        answers = classify(texts, top_k=None, **batch_size)
+        return [next(one["score"] for one in answer if one["label"] == "nontoxic") for answer in answers]
+
+    competitors: dict[str, Callable[[], list[float]]] = {"align": ours, "pipeline, defaults": theirs}
+    for size in BATCH_SIZES:
+        competitors[f"pipeline, batch size {size}"] = lambda size=size: theirs(batch_size=size)
+    reference, apart, memory = ours(), {}, {}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, score in competitors.items():  # by growing batch size, as the peak of memory never falls
+        apart[name] = max(abs(a - b) for a, b in zip(reference, score(), strict=True))
+        memory[name] = round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    assert max(apart.values()) < TOLERANCE, apart
+    seconds: dict[str, list[float]] = {name: [] for name in competitors}
+    for _ in range(rounds):
+        for name, score in competitors.items():
+            started = clock()
+            score()
+            seconds[name].append(clock() - started)
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    best = min(median for name, median in medians.items() if name != "align")
+    lengths = sorted(len(ids) for ids in tokenizer(texts)["input_ids"])
+    return {
+        "parameters": model.num_parameters(),
+        "tokens": {
+            "median": lengths[len(lengths) // 2],
+            "mean": round(sum(lengths) / len(lengths), 1),
+            "most": lengths[-1],
+        },
+        "texts_per_second": {name: round(len(texts) / median, 1) for name, median in medians.items()},
+        "times_faster_than_defaults": round(medians["pipeline, defaults"] / medians["align"], 2),
+        "times_faster_than_best_batch_size": round(best / medians["align"], 2),
+        "largest_difference_of_scores": max(apart.values()),
+        "peak_memory_rises_mb": memory,
+        "seconds": {name: [round(one, 3) for one in taken] for name, taken in seconds.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

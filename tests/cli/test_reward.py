@@ -1,0 +1,174 @@
+"""`align reward`: what each command prints, its exit codes, its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from align.cli import app
+from align.registry import Registry
+
+Align = Callable[..., Result]
+
+REWARDS = """\
+def length(prompts, responses):
+    return [float(len(response)) for response in responses]
+
+def constant(prompts, responses):
+    return [0.5] * len(responses)
+
+def broken(prompts, responses):
+    return [None] * len(responses)
+"""
+ROWS = [
+    {"text": f"w{4 + n % 40} w{4 + n * 7 % 40}", "label": ("toxic", "nontoxic")[n % 2], "group": "ab"[n % 3 == 0]}
+    for n in range(60)
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_classifier: Path) -> Path:
+    """A working directory with rewards, data, and a registry that holds a classifier."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALIGN_REGISTRY", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("cli_rewards", None)
+    (tmp_path / "cli_rewards.py").write_text(REWARDS, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    pairs = [{"prompt": "p", "chosen": f"w{4 + n}", "rejected": f"w{14 + n} w5"} for n in range(10)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs), encoding="utf-8")
+    shutil.copytree(tiny_classifier, tmp_path / "files")
+    about = {"inputs": {}, "config": {}, "metrics": {}, "environment": {}}
+    Registry("registry").publish(tmp_path / "files", name="toxicity", kind="reward", fingerprint="f" * 64, **about)
+    return tmp_path
+
+
+def test_ls(place: Path, run_align: Align) -> None:
+    listed = json.loads(run_align("reward", "ls", "--json").stdout)
+    assert {"name": "toxicity@v1", "source": "artifact"}.items() <= listed[-1].items()
+    assert "rules" in {one["name"] for one in listed if one["source"] == "built-in"}
+    assert "toxicity@v1" in run_align("reward", "ls").stdout
+    assert json.loads(run_align("reward", "ls", "--json", "--registry", "other").stdout) == listed[:-1]
+
+
+def test_check_passes_fails_and_is_refused(place: Path, run_align: Align) -> None:
+    result = run_align("reward", "check", "toxicity", "--json")
+    assert result.exit_code == 0
+    assert {one["state"] for one in json.loads(result.stdout)} == {"passed", "skipped"}
+    result = run_align("reward", "check", "cli_rewards:length", "--probe", "longer|short", "--probe", "no|never")
+    assert result.exit_code == 1
+    assert [line.split()[:2] for line in result.stdout.splitlines() if "failed" in line] == [["polarity", "failed"]]
+    assert run_align("reward", "check", "cli_rewards:constant").exit_code == 1
+    assert run_align("reward", "check", "cli_rewards:length", "--probe", "no bar").exit_code == 2
+    result = run_align("reward", "check", "toxicty")
+    assert result.exit_code == 2
+    assert "Did you mean 'toxicity'?" in result.stderr
+
+
+def test_score_takes_rows_lines_and_a_file(place: Path, run_align: Align) -> None:
+    def piped(text: str, *options: str) -> Result:
+        return CliRunner().invoke(app, ["reward", "score", "cli_rewards:length", *options], input=text)
+
+    result = piped('{"response": "abc", "id": 1}\n{"response": "ü"}\n')
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {"response": "abc", "id": 1, "score": 3.0},
+        {"response": "ü", "score": 1.0},
+    ]
+    assert "score  2/2" in result.stderr
+    assert json.loads(piped("hello\n").stdout) == {"response": "hello", "score": 5.0}
+    (place / "in.txt").write_text("{hello\n", encoding="utf-8")
+    result = run_align("reward", "score", "cli_rewards:length", "in.txt")
+    assert result.exit_code == 2
+    assert "in.txt:1: not JSON" in result.stderr
+    assert json.loads(run_align("reward", "score", "cli_rewards:length", "in.txt", "--plain").stdout)["score"] == 6.0
+    assert run_align("reward", "score", "cli_rewards:broken", "in.txt", "--plain").exit_code == 1
+    assert run_align("reward", "score", "cli_rewards:length", "missing.txt").exit_code == 2
+
+
+def test_evaluate_labels(place: Path, run_align: Align) -> None:
+    arguments = ["evaluate", "toxicity", "rows.jsonl", "--by", "group", "--terms", "w4,w11"]
+    result = run_align("reward", *arguments, "--json", "--output", "out")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["metrics"].keys() == {"accuracy", "macro_f1", "roc_auc", "pr_auc", "calibration_error"}
+    assert (found["rows"], found["good_rows"]) == (60, 30)
+    assert found["slices"]["group"].keys() == {"a", "b"}
+    assert found["terms"].keys() == {"w4", "w11"}
+    assert json.loads((place / "out" / "metrics.json").read_text()) == found
+    scores = [json.loads(line) for line in (place / "out" / "scores.jsonl").read_text().splitlines()]
+    assert [one["row"] for one in scores] == list(range(1, 61))
+    assert {path.name for path in (place / "out").iterdir()} == {
+        "metrics.json",
+        "scores.jsonl",
+        "reliability.png",
+        "reliability.svg",
+    }
+    shown = run_align("reward", *arguments).stdout
+    for expected in ("macro f1", "calibration error", "length, among good", "is bad", "mentions", "group"):
+        assert expected in shown
+
+
+def test_evaluate_pairs(place: Path, run_align: Align) -> None:
+    found = json.loads(run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl", "--json").stdout)
+    assert found["metrics"]["pair_accuracy"]["value"] == 0.0
+    result = run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl", "--terms", "a")
+    assert result.exit_code == 2
+    assert "holds pairs (chosen, rejected), of which --terms says nothing" in result.stderr
+    assert "pair accuracy" in run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl").stdout
+
+
+def test_evaluate_says_what_is_missing(place: Path, run_align: Align) -> None:
+    for arguments, message in {
+        ("cli_rewards:length", "rows.jsonl"): "which should score high? Say --positive",
+        ("toxicity", "rows.jsonl", "--label", "lable"): "did you mean 'label'?",
+        ("toxicity", "gone.jsonl"): "data file gone.jsonl does not exist",
+        ("toxicity", "rows.jsonl", "--terms", " , "): "no term in it",
+    }.items():
+        result = run_align("reward", "evaluate", *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
+def test_compare(place: Path, run_align: Align) -> None:
+    arguments = ["compare", "toxicity", "{model: rules, length: {target: 9}}", "rows.jsonl", "--most", "3"]
+    found = json.loads(run_align("reward", *arguments, "--json").stdout)
+    assert len(found["disagreements"]) == 3
+    assert found["spearman"]["low"] <= found["spearman"]["value"] <= found["spearman"]["high"]
+    shown = run_align("reward", *arguments).stdout
+    assert "Spearman's rank correlation" in shown
+    assert ROWS[found["disagreements"][0]["row"] - 1]["text"] in shown
+    assert run_align("reward", "compare", "toxicity", "cli_rewards:constant", "rows.jsonl").exit_code == 2
+
+
+def test_serve_refuses_before_it_listens(place: Path, run_align: Align, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALIGN_REWARD_TOKEN", raising=False)
+    for arguments, message in {
+        ("--host", "0.0.0.0"): "set a token",
+        ("--token-env", "NO_SUCH"): "--token-env NO_SUCH: the environment has no such variable",
+        ("--host", "no.such.host.invalid"): "--host no.such.host.invalid",
+    }.items():
+        result = run_align("reward", "serve", "cli_rewards:length", *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    monkeypatch.setenv("ALIGN_REWARD_TOKEN", "")
+    assert run_align("reward", "serve", "cli_rewards:length").exit_code == 2
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from align.cli import app\n"
+        "try: app(['reward', 'evaluate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'numpy', 'sklearn', 'fastapi', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "--terms" in done.stdout

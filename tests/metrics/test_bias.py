@@ -1,0 +1,27 @@
+"""Areas on texts that mention a term, on rows where each is known."""
+
+from __future__ import annotations
+
+from align.metrics.bias import LEAST_ROWS, term_bias
+
+
+def test_each_area_looks_at_its_own_rows() -> None:
+    """Good texts with the term score 2, bad ones with it 1; without it 4 and 3: every area has one answer."""
+    kinds = [("the cat sat", True, 2.0), ("Cat!", False, 1.0), ("a dog", True, 4.0), ("concatenate", False, 3.0)]
+    texts, good, scores = (list(column) * LEAST_ROWS for column in zip(*kinds, strict=True))
+    found = term_bias(texts, good, scores, ["cat", "dog"])
+    cat = found["cat"]
+    assert (cat.rows, cat.good) == (2 * LEAST_ROWS, LEAST_ROWS)
+    assert cat.subgroup is not None
+    assert cat.bpsn is not None
+    assert cat.bnsp is not None
+    assert cat.subgroup.value == 1.0  # 2 above 1
+    assert cat.bpsn.value == 0.0  # good with the term, 2, below bad without it, 3: it is marked down
+    assert cat.bnsp.value == 1.0  # good without it, 4, above bad with it, 1
+    assert found["dog"].subgroup is None  # no bad text mentions it
+
+
+def test_too_few_rows_say_nothing() -> None:
+    rows = LEAST_ROWS - 1
+    texts, good = ["cat"] * 2 * rows, [True, False] * rows
+    assert term_bias(texts, good, [1.0, 0.0] * rows, ["cat"])["cat"].subgroup is None

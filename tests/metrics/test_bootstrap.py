@@ -1,0 +1,40 @@
+"""The bootstrap of any statistic."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from align.metrics.bootstrap import bootstrap
+from align.metrics.intervals import mean_interval
+
+
+def test_of_a_mean_it_is_the_interval_of_means() -> None:
+    values = np.random.default_rng(1).normal(size=400)
+    found = bootstrap(lambda rows: float(values[rows].mean()), 400, samples=2000)
+    known = mean_interval(values.tolist())
+    assert found.value == pytest.approx(known.value)
+    assert (found.low, found.high) == pytest.approx((known.low, known.high), abs=0.01)
+    assert found == bootstrap(lambda rows: float(values[rows].mean()), 400, samples=2000)
+
+
+def test_it_covers_what_it_should() -> None:
+    """Of medians of 40 draws, about 95 in 100 intervals hold the true one."""
+    rng = np.random.default_rng(0)
+    holds = 0
+    for seed in range(200):
+        values = rng.normal(size=40)
+        found = bootstrap(lambda rows, values=values: float(np.median(values[rows])), 40, seed=seed, samples=200)
+        holds += found.low <= 0 <= found.high
+    assert 0.9 <= holds / 200 <= 0.99
+
+
+def test_resamples_without_a_value_are_left_out_but_not_many() -> None:
+    few = np.array([1.0] * 5 + [0.0] * 95)
+    assert bootstrap(lambda rows: float(few[rows].mean()) or math.nan, 100).low > 0
+    with pytest.raises(ValueError, match="too few"):
+        bootstrap(lambda rows: float(few[rows][:5].mean()) or math.nan, 100)
+    with pytest.raises(ValueError, match="not defined on these 0 rows"):
+        bootstrap(lambda rows: 1.0, 0)

@@ -1,0 +1,52 @@
+"""What `align reward check` finds: nothing on sound rewards, and every planted fault by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import reward_models
+from align.rewards import checks
+
+ALL = ["contract", "description", "determinism", "batch-size", "order", "spread", "polarity"]
+
+
+def found(spec: reward_models.Spec, *probes: checks.Probe) -> dict[str, checks.State]:
+    return {one.check: one.state for one in checks.run(reward_models.load(spec), probes)}
+
+
+def test_a_classifier_passes_and_without_probes_polarity_is_skipped(tiny_classifier: Path) -> None:
+    states = found(tiny_classifier)
+    assert list(states) == ALL
+    assert states.pop("polarity") == "skipped"
+    assert set(states.values()) == {"passed"}
+
+
+def test_probes_of_the_model_and_of_the_caller_are_both_asked() -> None:
+    assert set(found("rewards_for_tests:Polite").values()) == {"passed"}
+    outcomes = checks.run(reward_models.load("rewards_for_tests:Polite"), [("Thanks!", "No!"), ("No!", "Thanks!")])
+    assert outcomes[-1].message == "the better response scores higher in 3 of 4 probes"
+
+
+@pytest.mark.parametrize(
+    ("spec", "check"),
+    [
+        ("rewards_for_tests:nan", "contract"),
+        ("rewards_for_tests:one_short", "contract"),
+        ("rewards_for_tests:constant", "spread"),
+        ("rewards_for_tests:moody", "determinism"),
+        ("rewards_for_tests:by_place", "order"),
+        ("rewards_for_tests:by_place", "batch-size"),
+        ("rewards_for_tests:alone_only", "batch-size"),
+        ({"model": "rewards_for_tests:Polite", "upside_down": True}, "polarity"),
+        ({"model": "rewards_for_tests:Polite", "scale": 2.0}, "description"),
+    ],
+)
+def test_a_planted_fault_is_found_by_its_check(spec: reward_models.Spec, check: str) -> None:
+    assert found(spec)[check] == "failed"
+
+
+def test_a_broken_contract_names_the_model_and_ends_the_checks() -> None:
+    (outcome,) = checks.run(reward_models.load("rewards_for_tests:nan"))
+    assert "reward model rewards_for_tests:nan: score 11 of 12 is nan" in outcome.message

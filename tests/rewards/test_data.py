@@ -1,0 +1,63 @@
+"""DATA on the command line: a file, or what a recipe calls a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from align.errors import UsageError
+from align.rewards import data
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,question\nhello,1,who\n,0,what\nbye,,when\n", encoding="utf-8")
+    return path
+
+
+def test_a_path_and_a_mapping(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", str(file.parent))
+    everything = data.select(str(file))
+    assert len(everything[0]) == 3
+    assert data.select("{path: '${env:HERE}/rows.csv'}") == everything
+    rows, _ = data.select(f"{{dataset: {{path: '{file}'}}, where: {{label: '1'}}}}")
+    assert [row["text"] for row in rows] == ["hello"]
+
+
+def test_texts_prompts_and_labels(file: Path) -> None:
+    rows, place = data.select(str(file))
+    found = data.texts(rows, place, prompt="Q: {question}")
+    assert (found.responses, found.prompts) == (["hello", "", "bye"], ["Q: who", "Q: what", "Q: when"])
+    labelled, values = data.labels(found, "label")
+    assert (labelled.responses, values) == (["hello", ""], ["1", "0"])
+    assert data.texts(rows, place, "{question}").prompts == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing.csv", "data file nothing.csv does not exist"),
+        ("rows.parquet", "data files are .jsonl, .json, .csv"),
+        ("{paht: x.csv}", "DATA: dataset"),
+        ("{path: ", "DATA is not YAML"),
+        ("{path: '${env:NO_SUCH_VARIABLE}/x.csv'}", "the environment has no NO_SUCH_VARIABLE"),
+    ],
+)
+def test_what_is_no_data_is_said(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        data.select(text)
+    assert message in str(caught.value)
+
+
+def test_references_reach_the_model() -> None:
+    rows = [{"response": "a", "reference": "b"}, {"response": "c", "reference": None}]
+    found = data.texts(rows, "x")
+    assert (found.responses, found.references) == (["a"], ["b"])
+    assert data.texts(rows, "x", reference="= {response}").references == ["= a", "= c"]
+
+
+def test_an_unknown_text_column_is_asked_for() -> None:
+    with pytest.raises(UsageError, match=r"x has no column response or text .*, but tweet, label: say which"):
+        data.texts([{"tweet": "a", "label": 1}], "x")

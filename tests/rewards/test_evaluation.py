@@ -1,0 +1,157 @@
+"""Rewards against labels and preferences, with every number known beforehand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reward_models
+from align.errors import UsageError
+from align.metrics import classification
+from align.rewards import data, evaluation, plots
+
+
+def rows(*given: tuple[Any, ...]) -> data.Rows:
+    """(text, label, group) each."""
+    made = [dict(zip(("text", "label", "group"), one, strict=False)) for one in given]
+    return data.texts([{name: str(value) for name, value in row.items()} for row in made], "rows")
+
+
+TEN = [(2, "nice", "a"), (1, "nice", "a"), (-1, "rude", "a"), (-2, "rude", "b"), (0.5, "rude", "b")] * 2
+"""Two of ten are wrong: a rude text that scores above 0."""
+
+
+def test_each_metric_by_hand() -> None:
+    result = evaluation.labelled(reward_models.load("rewards_for_tests:LogOdds"), rows(*TEN), "label", by=["group"])
+    value = {name: one["value"] for name, one in result["metrics"].items()}
+    assert (result["rows"], result["good_rows"]) == (10, 4)
+    assert value["accuracy"] == 0.8
+    assert value["macro_f1"] == pytest.approx((2 * 4 / (4 + 6) + 2 * 4 / (4 + 6)) / 2)
+    assert value["roc_auc"] == 1.0  # 0.5 is below 1 and 2: only the threshold is wrong
+    assert value["pr_auc"] == 1.0
+    assert result["confusion"] == {"bad": {"bad": 4, "good": 2}, "good": {"bad": 0, "good": 4}}
+    sure = {score: 1 / (1 + math.exp(-abs(score))) for score in (2, 1, 0.5)}
+    by_bin = [(sure[2] * 4, 4), (sure[1] * 4, 4), (sure[0.5] * 2, 0)]  # 0.88, 0.73 and 0.62: three bins
+    assert value["calibration_error"] == pytest.approx(sum(abs(said - right) for said, right in by_bin) / 10)
+    slices = result["slices"]["group"]
+    assert slices["a"]["accuracy"]["value"] == 1.0
+    assert slices["b"]["accuracy"]["value"] == 0.5
+    assert "roc_auc" not in slices["b"]  # all rude
+    assert all(one["low"] <= one["value"] <= one["high"] for one in result["metrics"].values())
+
+
+def test_without_probabilities_there_is_accuracy_only_at_a_threshold() -> None:
+    model = reward_models.load("rewards_for_tests:number")
+    result = evaluation.labelled(model, rows(*TEN), "label", positive=["nice"])
+    assert result["metrics"].keys() == {"roc_auc", "pr_auc"}
+    result = evaluation.labelled(model, rows(*TEN), "label", positive=["nice"], threshold=0.75)
+    assert result["metrics"]["accuracy"]["value"] == 1.0
+    assert "reliability" not in result
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_the_fast_f1_is_the_f1(pairs: list[tuple[bool, bool]]) -> None:
+    import numpy as np
+
+    good, said = (np.array(side) for side in zip(*pairs, strict=True))
+    slow = classification.macro_f1([str(one) for one in good], [str(one) for one in said])
+    assert evaluation.macro_f1(good, said) == pytest.approx(slow)
+
+
+@given(st.floats(-30, 30), st.sampled_from([1, -1]), st.floats(-3, 3), st.floats(0.1, 5))
+def test_every_transform_gives_the_same_probability(log_odds: float, sign: int, mean: float, std: float) -> None:
+    p = 1 / (1 + math.exp(-log_odds))
+    numbers = {"log_odds": log_odds, "probability": p, "log_probability": math.log(p)}
+    for transform, number in numbers.items():
+        about = {"transform": transform, "sign": sign, "moments": {"mean": mean, "std": std}}
+        (good,) = evaluation.probabilities(about, [(sign * number - mean) / std]) or ()
+        assert good == pytest.approx(p if sign == 1 else 1 - p, abs=1e-9)
+        about |= {"moments": {"mean": 0.5, "std": 2.0}, "normalize": {"mean": mean, "std": std}}
+        (good,) = evaluation.probabilities(about, [((sign * number - 0.5) / 2 - mean) / std]) or ()
+        assert good == pytest.approx(p if sign == 1 else 1 - p, abs=1e-9)
+    assert evaluation.probabilities({"transform": "logit"}, [1.0]) is None
+
+
+def test_a_bad_label_with_its_sign_changed_is_the_same_reward() -> None:
+    nice = reward_models.load("rewards_for_tests:LogOdds")
+    rude = reward_models.load({"model": "rewards_for_tests:LogOdds", "label": "RUDE", "sign": -1})
+    results = [evaluation.labelled(model, rows(*TEN), "label")["metrics"] for model in (nice, rude)]
+    assert results[0] == results[1]
+
+
+def test_length_and_terms() -> None:
+    made = [{"text": "cat " * n, "label": "nice" if n % 2 else "rude"} for n in range(1, 31)]
+    found = data.texts(made, "rows")
+    model = reward_models.load("rewards_for_tests:length")
+    result = evaluation.labelled(model, found, "label", positive=["nice"], terms=["cat", "dog"])
+    assert [result["length"][name]["value"] for name in ("correlation", "among_good", "among_bad")] == pytest.approx(
+        [1] * 3
+    )
+    assert result["terms"]["cat"]["rows"] == 30
+    assert result["terms"]["cat"]["bpsn"] is None  # there is no text without it
+    assert result["terms"]["dog"]["rows"] == 0
+
+
+@pytest.mark.parametrize(
+    ("label", "given", "message"),
+    [
+        ("label", {}, "the model scores 'kind', and column 'label' holds 'nice', 'rude': which should score high?"),
+        ("label", {"positive": ["good"]}, "--positive good: column 'label' holds 'nice', 'rude'"),
+        ("label", {"positive": ["nice", "rude"]}, "all 10 rows should score high"),
+        ("lable", {}, "rows has no column 'lable'; did you mean 'label'?"),
+        ("label", {"positive": ["nice"], "by": ["subgroup"]}, "rows has no column 'subgroup'"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(label: str, given: dict[str, Any], message: str) -> None:
+    model = reward_models.load({"model": "rewards_for_tests:LogOdds", "label": "kind"})
+    with pytest.raises(UsageError) as caught:
+        evaluation.labelled(model, rows(*TEN), label, **given)
+    assert message in str(caught.value)
+
+
+def test_pairs_by_hand() -> None:
+    made = [("3", "11"), ("11", "3"), ("2", "1"), ("1", "1.0")]
+    pairs = data.pairs(
+        [{"chosen": c, "rejected": r, "kind": k} for (c, r), k in zip(made, "xxyy", strict=True)], "rows"
+    )
+    result = evaluation.preferred(reward_models.load("rewards_for_tests:number"), pairs, by=["kind"])
+    assert result["metrics"]["pair_accuracy"]["value"] == (0 + 1 + 1 + 0.5) / 4
+    assert result["metrics"]["margin"]["value"] == (-8 + 8 + 1 + 0) / 4
+    assert result["ties"] == 1
+    accuracy = {value: one["pair_accuracy"]["value"] for value, one in result["slices"]["length"].items()}
+    assert accuracy == {"chosen is longer": 1.0, "chosen is not longer": 0.5}
+    assert result["slices"]["kind"]["x"]["pair_accuracy"]["value"] == 0.5
+
+
+def test_equal_pairs_are_refused_by_their_row() -> None:
+    made = [{"chosen": "a", "rejected": "b"}, {"chosen": "a ", "rejected": "a"}]
+    with pytest.raises(UsageError, match="rows: in row 2 chosen and rejected are equal"):
+        data.pairs(made, "rows")
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=1, max_size=20), st.randoms())
+def test_the_order_of_rows_changes_no_value(made: list[tuple[int, bool]], random: Any) -> None:
+    some = [(9, "nice"), (-9, "rude"), *((score, "nice" if good else "rude") for score, good in made)] * 5
+    shuffled = list(some)
+    random.shuffle(shuffled)
+    model = reward_models.load("rewards_for_tests:LogOdds")
+    one, other = (evaluation.labelled(model, rows(*order), "label") for order in (some, shuffled))
+    assert one["confusion"] == other["confusion"]
+    for name, interval in one["metrics"].items():
+        assert other["metrics"][name]["value"] == pytest.approx(interval["value"])
+
+
+def test_the_reliability_diagram_is_the_same_bytes_for_the_same_bins(tmp_path: Path) -> None:
+    result = evaluation.labelled(reward_models.load("rewards_for_tests:LogOdds"), rows(*TEN), "label")
+    for name in ("a", "b"):
+        plots.reliability(result["reliability"], 0.1, "title", [tmp_path / f"{name}.png", tmp_path / f"{name}.svg"])
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert b"</svg>" in (tmp_path / "a.svg").read_bytes()
+    for ending in (".png", ".svg"):
+        assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()

@@ -1,0 +1,206 @@
+"""A served reward: a real server process on loopback, the client that PPO uses, and requests that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reward_models
+from align.errors import UsageError
+from align.rewards import serving
+from reward_models import RewardError
+
+TEXTS = [f"w{4 + n % 40} " * (1 + n % 7) for n in range(60)]
+TOKEN = "open-sesame-0123456789"
+
+
+@contextmanager
+def server(model: str, *options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`align reward serve` on a free port, until the block ends."""
+    command = [sys.executable, "-m", "align", "reward", "serve", model, "--port", "0", *options]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}", **environment},
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        found = re.search(r"at (http://\S+?)( \(token needed\))?; Ctrl-C ends it", line)
+        assert found, line + process.stderr.read()
+        yield found[1], process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(address: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request(
+        "GET" if body is None else "POST", path, content, {"Content-Type": "application/json", **headers}
+    )
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def question(*responses: str) -> dict[str, Any]:
+    return {"request": "r", "items": [{"id": n, "prompt": "", "response": text} for n, text in enumerate(responses)]}
+
+
+def test_served_is_local_for_many_clients_at_once_and_ctrl_c_ends_it(tiny_classifier: Path) -> None:
+    local = reward_models.load(tiny_classifier)
+    expected = local.score([""] * len(TEXTS), TEXTS)
+    with server(str(tiny_classifier)) as (address, process):
+        remote = reward_models.load(address)
+        assert remote.score([""] * len(TEXTS), TEXTS) == pytest.approx(expected, abs=1e-6)
+        with ThreadPoolExecutor(8) as pool:  # each asks for a few: they meet in batches
+            pieces = [slice(start, start + 5) for start in range(0, len(TEXTS), 5)]
+            answers = pool.map(lambda piece: remote.score([""] * 5, TEXTS[piece]), pieces)
+        assert [score for answer in answers for score in answer] == pytest.approx(expected, abs=1e-6)
+        assert ask(address, "/describe") == (200, local.describe())
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert said == "stopped\n"
+
+
+def test_a_token_is_asked_for_and_never_said() -> None:
+    with server("rewards_for_tests:length", ALIGN_REWARD_TOKEN=TOKEN) as (address, process):
+        assert ask(address, "/health") == (200, {"status": "ok"})
+        for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": TOKEN}):
+            assert ask(address, "/score", question("abc"), **headers)[0] == 401
+            assert ask(address, "/describe", **headers)[0] == 401
+        status, answer = ask(address, "/score", question("abc"), Authorization=f"Bearer {TOKEN}")
+        assert (status, answer) == (200, {"request": "r", "scores": [{"id": 0, "score": 3.0}]})
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert TOKEN not in out + err
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_other_machines_are_let_in_only_with_a_token(host: str) -> None:
+    with pytest.raises(UsageError, match=f"--host {host} can be reached from other machines: set a token"):
+        serving.serve(reward_models.load("rewards_for_tests:length"), host=host, port=0, token=None)
+
+
+def test_a_port_in_use_is_said() -> None:
+    with server("rewards_for_tests:length") as (address, _):
+        port = int(address.rpartition(":")[2])
+        with pytest.raises(UsageError, match=f"--port {port}: Address already in use"):
+            serving.serve(reward_models.load("rewards_for_tests:length"), host="127.0.0.1", port=port, token=None)
+
+
+@pytest.fixture
+def small() -> Iterator[str]:
+    """The address of a server with narrow limits, in this process."""
+    import uvicorn
+
+    limits = serving.Limits(body_bytes=2000, items=3, waiting=4, seconds_to_send=0.5)
+    app = serving.application(reward_models.load("rewards_for_tests:nan"), limits=limits)
+    sock = serving._bound("127.0.0.1", 0, None)
+    running = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    running.should_exit = True
+    thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (question("a" * 2000), 413, "larger than 2000 bytes"),
+        (question(*"abcd"), 413, "4 items, and at most 3"),
+        (question("fine", "ashamed"), 422, "rewards_for_tests:nan: score 1 of 2 is nan"),
+        ({"request": "r", "items": [{"id": 0, "prompt": "", "response": 3}]}, 422, "response"),
+        ({"request": "r", "items": [{"id": 0, "prompt": "", "response": "a", "extra": 1}]}, 422, "extra"),
+        ({"items": []}, 422, "request"),
+        (b"<html>", 422, "JSON"),
+    ],
+)
+def test_a_request_that_is_none_is_refused_in_words(small: str, body: Any, status: int, message: str) -> None:
+    found, answer = ask(small, "/score", body)
+    assert found == status
+    assert message in json.dumps(answer)
+
+
+def test_mixed_references_and_unknown_paths(small: str) -> None:
+    asked = question("a", "b")
+    asked["items"][0]["reference"] = "c"
+    assert ask(small, "/score", asked)[0] == 422
+    assert ask(small, "/docs")[0] == 404
+    assert ask(small, "/score", {"request": "r", "items": []}) == (200, {"request": "r", "scores": []})
+
+
+def test_a_request_that_never_arrives_is_cut_off(small: str) -> None:
+    connection = http.client.HTTPConnection(small.removeprefix("http://"), timeout=20)
+    connection.putrequest("POST", "/score")
+    connection.putheader("Content-Length", "100")
+    connection.endheaders(b"{")
+    assert connection.getresponse().status == 408
+
+
+def test_what_the_model_refuses_stops_the_client_with_its_name(small: str) -> None:
+    with pytest.raises(RewardError, match=r"answered 422 .*rewards_for_tests:nan: score 0 of 1 is nan"):
+        reward_models.load(small).score([""], ["ashamed"])
+
+
+class Slow:
+    """Holds its first call until told, and remembers the sizes of all."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.go, self.sizes = threading.Event(), []
+
+    def score(self, prompts: Any, responses: Any, references: Any = None) -> list[float]:
+        self.sizes.append(len(responses))
+        self.go.wait(10)
+        if "broken" in responses:
+            raise RewardError("broken")
+        return [float(len(text)) for text in responses]
+
+
+def test_what_comes_in_while_the_model_is_busy_is_one_batch() -> None:
+    async def scenario() -> list[Any]:
+        batcher = serving.Batcher(reward_models.checked(model), 9)
+        worker = asyncio.create_task(batcher.run())
+
+        def asked(*texts: str) -> asyncio.Task[list[float]]:
+            items = [serving.Item(id=n, prompt="", response=text) for n, text in enumerate(texts)]
+            return asyncio.create_task(batcher.score(items))
+
+        first = asked("a")
+        while not model.sizes:
+            await asyncio.sleep(0.01)
+        others = [asked("bb", "ccc"), asked("dddd"), asked("broken"), asked(*"too many")]
+        await asyncio.sleep(0.05)
+        model.go.set()
+        found = await asyncio.gather(first, *others, return_exceptions=True)
+        worker.cancel()
+        return found
+
+    model = Slow()
+    first, second, third, broken, refused = asyncio.run(scenario())
+    assert (first, second, third) == ([1.0], [2.0, 3.0], [4.0])
+    assert isinstance(broken, RewardError)  # and only the one who asked for it
+    assert isinstance(refused, asyncio.QueueFull)
+    assert model.sizes == [1, 4, 2, 1, 1]

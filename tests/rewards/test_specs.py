@@ -1,0 +1,71 @@
+"""What MODEL may be on a command line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from align.errors import UsageError
+from align.registry import Registry
+from align.rewards import specs
+
+
+@pytest.fixture
+def registry(tmp_path: Path, tiny_classifier: Path) -> Registry:
+    """Holds the classifier as `toxicity@v1`."""
+    store = Registry(tmp_path / "registry")
+    files = tmp_path / "files"
+    shutil.copytree(tiny_classifier, files)
+    about = {"inputs": {}, "config": {}, "metrics": {}, "environment": {}}
+    store.publish(files, name="toxicity", kind="reward", fingerprint="f" * 64, **about)
+    return store
+
+
+def test_every_way_to_name_a_model_gives_the_same_scores(
+    registry: Registry, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "reward.yaml").write_text("model: toxicity\ntransform: log_odds\n", encoding="utf-8")
+    (tmp_path / "name.yaml").write_text("registry:toxicity@v1\n", encoding="utf-8")
+    ways = [
+        "toxicity",
+        "toxicity@v1",
+        "toxicity@latest",
+        "registry:toxicity",
+        str(tiny_classifier),
+        f"path:{tiny_classifier}",
+        "{model: toxicity}",
+        "{combine: weighted_sum, of: [toxicity, {model: 'registry:toxicity@v1'}], weights: [0.5, 0.5]}",
+        str(tmp_path / "reward.yaml"),
+        str(tmp_path / "name.yaml"),
+    ]
+    scores = {way: specs.load(way, registry).score(["p", "p"], ["w4 w5", "w9"]) for way in ways}
+    for found in scores.values():
+        assert found == pytest.approx(scores["toxicity"])
+    assert specs.load("{model: rules, length: {target: 4}}", registry).score([""], ["1234"]) == [1.0]
+    assert specs.load("rewards_for_tests:length", registry).score([""], ["1234"]) == [4.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("toxicty", "Did you mean 'toxicity'"),
+        ("toxicity@v7", "has no 'v7'"),
+        ("org/classifier", "written hub:org/classifier"),
+        ("{model: ", "MODEL is not YAML"),
+        ("{model: toxicity, label: rude}", "no label 'rude'; its labels are nontoxic, toxic"),
+        ("missing.yaml", "missing.yaml: cannot be read"),
+        ("no_such_module:reward", "cannot import no_such_module"),
+        ("{}", "must hold a reward"),
+    ],
+)
+def test_what_is_no_model_is_said(registry: Registry, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        specs.load(text, registry)
+    assert message in str(caught.value)
+
+
+def test_what_is_available(registry: Registry) -> None:
+    found = {(one.name, one.source) for one in specs.available(registry)}
+    assert {("rules", "built-in"), ("toxicity@v1", "artifact")} <= found
