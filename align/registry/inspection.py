@@ -87,32 +87,41 @@ def _same_file(status: os.stat_result) -> list[int]:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` and, as `sha256sum -c` reads it, the checksum of the whole of it."""
     text = manifest.to_json()
-    checksum = f"{hashlib.sha256(text.encode()).hexdigest()}  {MANIFEST}\n"
-    for name, content in ((MANIFEST, text), (CHECKSUM, checksum)):
+    for name, content in ((MANIFEST, text), (CHECKSUM, _checksum(text.encode()).decode())):
         files.replace(directory / name, content)
-        (directory / name).chmod(0o444)
+        (directory / name).chmod(files.READ_ONLY)
 
 
 def read_manifest(directory: Path, name: str, version: str) -> Manifest | Problem:
     """The manifest of a version's directory, or what is wrong with it. Looks at none of the version's files."""
-    reference = f"{name}@{version}"
     try:
-        content, checksum = (directory / MANIFEST).read_bytes(), (directory / CHECKSUM).read_text(encoding="ascii")
+        content, checksum = (directory / MANIFEST).read_bytes(), (directory / CHECKSUM).read_bytes()
     except FileNotFoundError as error:
-        return Problem(reference, Path(error.filename).name, "is missing")
-    except (UnicodeDecodeError, IsADirectoryError, NotADirectoryError):
-        return Problem(reference, CHECKSUM, "cannot be read")
-    if checksum != f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n":
+        return Problem(f"{name}@{version}", Path(error.filename).name, "is missing")
+    except (IsADirectoryError, NotADirectoryError):
+        return Problem(f"{name}@{version}", MANIFEST, "cannot be read")
+    return parse_manifest(content, checksum, name, version)
+
+
+def parse_manifest(content: bytes, checksum: bytes, name: str, version: str) -> Manifest | Problem:
+    """The manifest of `name@version`, or what is wrong with it, from the bytes of both its files."""
+    reference = f"{name}@{version}"
+    if checksum != _checksum(content):
         return Problem(reference, MANIFEST, f"was changed: its checksum is not the one in {CHECKSUM}")
     try:
         manifest = Manifest.model_validate(json.loads(content))
-    except (ValidationError, ValueError) as error:
+        identity = manifest.identity()
+    except (ValidationError, ValueError, RecursionError) as error:
         return Problem(reference, MANIFEST, f"is not a manifest: {error}")
     if (manifest.name, manifest.version) != (name, version):
         return Problem(reference, MANIFEST, f"belongs to {manifest.name}@{manifest.version}: the directory was moved")
-    if manifest.digest != manifest.identity():
+    if manifest.digest != identity:
         return Problem(reference, MANIFEST, "was changed: its digest is not that of its content")
     return manifest
+
+
+def _checksum(content: bytes) -> bytes:
+    return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def inspect(directory: Path, name: str, version: str, hash_of: HashOf) -> tuple[Manifest | None, list[Problem]]:

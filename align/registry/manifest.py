@@ -19,7 +19,8 @@ from align.registry.references import FINGERPRINT, NAME, VERSION
 
 def _inside(path: str) -> str:
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or str(pure) != path or path == ".":
+    strange = not path.isprintable() or "\\" in path
+    if pure.is_absolute() or ".." in pure.parts or str(pure) != path or path == "." or strange:
         raise ValueError("is not a plain relative path")
     return path
 
@@ -53,8 +54,8 @@ class Manifest(_Record):
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     version: Annotated[str, Field(pattern=f"^{VERSION.pattern}$")]
-    kind: Text
-    created: str
+    kind: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    created: Annotated[str, Field(pattern=r"^[\dT:.+-]{10,40}$")]
     """UTC, ISO 8601. For people: the order of versions is that of their numbers."""
     fingerprint: Annotated[str, Field(pattern=f"^{FINGERPRINT.pattern}$")]
     digest: str

@@ -12,7 +12,7 @@ import pytest
 from filelock import Timeout
 
 from align.errors import AlignError, UsageError, VerificationError
-from align.registry import Artifact, InputRecord, Registry, files, store
+from align.registry import Artifact, InputRecord, Registry, files, publishing
 from align.workspace import Interval
 
 FINGERPRINT = "f" * 64
@@ -70,13 +70,13 @@ def test_everything_is_durable_before_it_is_visible(
     if in_workspace:
         source = source.rename(registry.workspace("sft", FINGERPRINT).path / "finished")
     before: list[int] = []
-    renamed = store._renamed
+    renamed = publishing._renamed
 
     def rename(directory: Path, target: Path) -> bool:
         before.extend(synced)
         return renamed(directory, target)
 
-    monkeypatch.setattr(store, "_renamed", rename)
+    monkeypatch.setattr(publishing, "_renamed", rename)
     version = publish(source).path.parent
     assert {path.stat().st_ino for path in [version, *version.rglob("*")]} <= set(before)
     assert version.parent.stat().st_ino == synced[-1]
