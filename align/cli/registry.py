@@ -1,13 +1,14 @@
-"""`align registry ls | show | path | lineage | verify | tag`."""
+"""`align registry`: what is there, where it came from, is it sound, what may go, and how it travels."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from align.cli.commands import AsJson, Command, Debug, RegistryOption, console, print_json
+from align.cli.commands import AsJson, Command, Debug, RegistryOption, console, print_json, readable
 from align.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The artifacts that stages have published.", no_args_is_help=True, rich_markup_mode=None)
 
+UrlArgument = Annotated[
+    str, typer.Argument(metavar="URL", help="A directory, file:///backup, s3://bucket/folder, or what fsspec knows.")
+]
 ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="name, name@v3, name@latest or name@alias.")]
 
 
@@ -102,12 +106,20 @@ def path(
 
 @app.command(cls=Command)
 def lineage(
-    reference: ReferenceArgument, registry: RegistryOption = None, as_json: AsJson = False, debug: Debug = False
+    reference: ReferenceArgument,
+    registry: RegistryOption = None,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
 ) -> None:
     """Show all that an artifact was made from."""
+    from align.registry import lineage
+
     found = _open(registry).lineage(reference)
     if as_json:
         print_json(_lineage_json(found))
+    elif mermaid:
+        typer.echo(lineage.mermaid(found))
     else:
         console().print(_lineage_tree(found))
 
@@ -142,6 +154,132 @@ def tag(
     """Let name@ALIAS stand for this artifact."""
     artifact = _open(registry).tag(reference, alias)
     typer.echo(f"{artifact.name}@{alias} is {artifact.reference} now")
+
+
+@app.command(cls=Command)
+def diff(
+    one: Annotated[str, typer.Argument(metavar="A")],
+    other: Annotated[str, typer.Argument(metavar="B")],
+    registry: RegistryOption = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show in what two artifacts differ: configuration, inputs, data, metrics, environment, files."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from align.registry.comparison import differences
+
+    store = _open(registry)
+    artifacts = store.resolve(one), store.resolve(other)
+    found = differences(*artifacts)
+    if as_json:
+        print_json(found)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("", *(artifact.reference for artifact in artifacts)):
+        table.add_column(column, overflow="fold")
+    for part, keys in found.items():
+        for key, values in keys.items():
+            shown = (value[:12] if part == "files" and value else value for value in values)
+            table.add_row(Text(f"{part}: {key}"), *(Text("-" if value is None else str(value)) for value in shown))
+    console().print(table if table.rows else f"{artifacts[0].reference} and {artifacts[1].reference} do not differ")
+
+
+@app.command(cls=Command)
+def pin(reference: ReferenceArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
+    """Keep an artifact, whatever gc finds."""
+    typer.echo(f"{_open(registry).pin(reference).reference} is pinned")
+
+
+@app.command(cls=Command)
+def unpin(reference: ReferenceArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
+    """Let go of a pinned artifact."""
+    typer.echo(f"{_open(registry).unpin(reference)} is pinned no more")
+
+
+@app.command(cls=Command)
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", "--yes", help="Remove it. Without this, only look.")] = False,
+    older: Annotated[float, typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what is younger.")] = 1.0,
+    registry: RegistryOption = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Find versions that no alias, pin, run or later artifact needs. Removes them only with --delete."""
+    from align.registry import collection
+
+    store = _open(registry)
+    seconds = older * collection.DAY
+    garbage = collection.collect(store, seconds) if delete else collection.find(store, seconds)
+    references = [artifact.reference for artifact in garbage.artifacts]
+    if as_json:
+        leftovers = [str(path.relative_to(store.root)) for path in garbage.leftovers]
+        lists = {"garbage": references, "leftovers": leftovers, "bytes": garbage.size, "kept": garbage.kept}
+        print_json({"deleted": delete, **lists})
+        return
+    for reference in references:
+        typer.echo(f"{'removed' if delete else 'not needed'}: {reference}")
+    for path in garbage.leftovers:
+        typer.echo(f"{'removed' if delete else 'left over'}: {path}")
+    if references or garbage.leftovers:
+        freed = "" if delete else f" ({readable(garbage.size)}B); align registry gc --delete removes them"
+        typer.echo(f"{len(references)} artifacts of {len(references) + len(garbage.kept)} are not needed{freed}")
+    else:
+        typer.echo(f"all {len(garbage.kept)} artifacts are needed, or new")
+
+
+@app.command(cls=Command)
+def export(
+    reference: ReferenceArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A tar file, made anew.")],
+    registry: RegistryOption = None,
+    debug: Debug = False,
+) -> None:
+    """Write an artifact and all that it was made from into one file. The same artifact gives the same bytes."""
+    from align.registry import archive
+
+    artifacts = archive.export(_open(registry), reference, file)
+    size = readable(file.stat().st_size)
+    typer.echo(f"{file} ({size}B) holds {', '.join(artifact.reference for artifact in artifacts)}")
+
+
+@app.command("import", cls=Command)
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What align registry export wrote.")],
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Another name for the artifact.")] = None,
+    registry: RegistryOption = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Take in an artifact, and all that it was made from, from a file. Every byte is verified first."""
+    from align.registry import archive
+
+    references = [artifact.reference for artifact in archive.import_(_open(registry), file, name)]
+    if as_json:
+        print_json({"reference": references[-1], "artifacts": references})
+    else:
+        typer.echo(
+            f"{references[-1]} is here" + (f", made from {', '.join(references[:-1])}" if references[1:] else "")
+        )
+
+
+@app.command(cls=Command)
+def push(reference: ReferenceArgument, url: UrlArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
+    """Copy an artifact and all that it was made from to a mirror."""
+    from align.registry.mirror import Mirror
+
+    for pushed, new in Mirror(url).push(_open(registry), reference).items():
+        typer.echo(f"{pushed}: {'pushed' if new else 'was there'}")
+
+
+@app.command(cls=Command)
+def pull(reference: ReferenceArgument, url: UrlArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
+    """Take an artifact, and all that it was made from, from a mirror. Every byte is verified first."""
+    from align.registry.mirror import Mirror
+
+    artifact = Mirror(url).pull(_open(registry), reference)
+    typer.echo(f"{artifact.reference} is at {artifact.path}")
 
 
 def _open(path: str | None) -> Registry:

@@ -8,7 +8,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from align.pipeline import beginning, handoff, identity
 from align.pipeline.planning import Plan, Source, Step, check, same_inputs
 from align.recipe import parse_reference
 from align.registry import Artifact, InputRecord, Registry
+from align.registry.collection import in_use
 from align.workspace import BASE, Metrics, Workspace
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,17 @@ def run(plan: Plan, wandb: Mode | None = None, on_start: Callable[[], object] = 
         if not source.stage:
             _directory(source, plan.registry)  # downloaded and verified now, not after hours of training
     on_start()
+    with in_use(plan.registry, _taken(plan)) if plan.to_run else nullcontext():
+        return _run_steps(plan, wandb)
+
+
+def _taken(plan: Plan) -> list[Artifact]:
+    """The artifacts that stand already, and that this run may still take."""
+    inputs = [source.artifact for step in plan.steps for source in step.inputs.values()]
+    return [artifact for artifact in [*inputs, *(step.artifact for step in plan.steps)] if artifact]
+
+
+def _run_steps(plan: Plan, wandb: Mode | None) -> dict[str, Artifact]:
     artifacts: dict[str, Artifact] = {}
     for step in plan.steps:
         if step.action == "cached" and step.artifact:
@@ -109,6 +121,10 @@ def _held(lock: BaseFileLock, name: str) -> Iterator[None]:
     except Timeout:
         logger.info("%s: another run is working on this very stage; waiting for it", name)
         lock.acquire()
+    except OSError as error:
+        raise UsageError(
+            f"stage {name} cannot be begun: {error.strerror} ({error.filename or lock.lock_file})"
+        ) from error
     try:
         yield
     finally:
