@@ -12,6 +12,7 @@ part of tar: plain files whose headers bear names that the manifests list, each 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tarfile
@@ -63,7 +64,8 @@ def export(registry: Registry, reference: str, path: Path) -> list[Artifact]:
     except OSError as error:
         raise AlignError(f"{reference} cannot be exported to {path}: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return artifacts
 
 
@@ -149,7 +151,8 @@ def _manifests(file: IO[bytes], members: _Members) -> list[Manifest]:
     for reference in index["artifacts"]:
         name, version = references.parse(reference)
         texts = [_place(name, version, part) for part in (MANIFEST, CHECKSUM)]
-        manifest = parse_manifest(*(_text(file, members, text) for text in texts), name, version)
+        content, checksum = (_text(file, members, text) for text in texts)
+        manifest = parse_manifest(content, checksum, name, version)
         if isinstance(manifest, Problem):
             raise VerificationError(str(manifest))
         found.append(manifest)

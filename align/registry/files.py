@@ -120,15 +120,14 @@ def copy(source: Path, destination: Path) -> None:
 
     A file that is read-only, as published ones are, is not copied but linked to, where the file system can.
     """
-    shutil.copytree(source, destination, symlinks=True, copy_function=_link_or_copy)
-
-
-def _link_or_copy(source: str, destination: str) -> None:
-    if stat.S_IMODE(Path(source).lstat().st_mode) == READ_ONLY:
-        with contextlib.suppress(OSError):
-            os.link(source, destination)
-            return
-    shutil.copyfile(source, destination)
+    destination.mkdir()
+    for path, status in entries(source):
+        (destination / path).parent.mkdir(parents=True, exist_ok=True)
+        if stat.S_IMODE(status.st_mode) == READ_ONLY:
+            with contextlib.suppress(OSError):
+                os.link(source / path, destination / path, follow_symlinks=False)
+                continue
+        shutil.copyfile(source / path, destination / path, follow_symlinks=False)
 
 
 def listed(directory: Path) -> list[str]:

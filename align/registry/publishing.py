@@ -58,7 +58,7 @@ def receive(registry: Registry, parcels: Iterable[Parcel]) -> list[Artifact]:
     """
     artifacts: dict[str, Artifact] = {}
     with _staging(registry, "could not take in what arrives") as staging:
-        arrived = []
+        arrived: list[tuple[Manifest, Path]] = []
         for manifest, content in parcels:
             if twin := _standing(registry, manifest):
                 artifacts[manifest.digest] = twin
