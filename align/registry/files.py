@@ -25,12 +25,12 @@ _LONGEST_SAFETENSORS_HEADER = 100_000_000
 """In bytes; the format's own limit."""
 
 
-def entries(root: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+def entries(root: Path | str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Everything below `root` that is not a directory: its relative path with `/`, and its own status (of a link, not
     of its target). Sorted by name within each directory."""
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
-            yield from entries(root / entry.name, f"{prefix}{entry.name}/")
+            yield from entries(entry.path, f"{prefix}{entry.name}/")
         else:
             yield prefix + entry.name, entry.stat(follow_symlinks=False)
 

@@ -60,6 +60,11 @@ class Registry:
         if written != FORMAT:
             raise UsageError(f"{self._marker} says format {written}; this align reads format {FORMAT}. Upgrade align.")
 
+    @classmethod
+    def at(cls, path: str | Path | None = None, otherwise: str | Path | None = None) -> Registry:
+        """The registry at `path`, else at `$ALIGN_REGISTRY`, else at `otherwise`, else at `./registry`."""
+        return cls(path or os.environ.get("ALIGN_REGISTRY") or otherwise or "registry")
+
     def prepared(self, *parts: str) -> Path:
         """A directory of the registry, made if need be, and the registry with it."""
         try:
@@ -107,9 +112,26 @@ class Registry:
         return aliases.read_all(self.root / "aliases" / name)
 
     def artifacts(self) -> list[Artifact]:
-        """Every artifact with a sound manifest. `verify(full=False)` says what is wrong with the others."""
+        """Every artifact with a sound manifest. `survey` says what is wrong with the others."""
         found = (self.read(name, version) for name, version in self._located())
         return [artifact for artifact in found if isinstance(artifact, Artifact)]
+
+    def survey(self, full: bool = False) -> tuple[list[Artifact], list[Problem]]:
+        """Every artifact with a sound manifest, and everything that is wrong in the registry; changes nothing.
+
+        `full` hashes every byte; without it, manifests and sizes are compared.
+        """
+        artifacts, problems = [], []
+        for name, version in self._located():
+            directory = self.directory(name, version)
+            manifest, wrong = inspect(directory, name, version, hash_always if full else trust_sizes)
+            problems += wrong
+            if manifest:
+                artifacts.append(Artifact(name, version, directory / FILES, manifest))
+        if (artifacts or problems) and not self._marker.exists():
+            problems.append(Problem("registry", self._marker.name, "is missing"))
+        tagged = files.listed(self.root / "aliases")
+        return artifacts, problems + [problem for name in tagged for problem in self._alias_problems(name)]
 
     def _located(self) -> list[tuple[str, str]]:
         return [(name, version) for name in self.names() for version in self.versions(name)]
@@ -214,19 +236,10 @@ class Registry:
 
         `full` hashes every byte; without it, manifests and sizes are compared.
         """
-        hash_of = hash_always if full else trust_sizes
-        located = self._located() if reference is None else [self._locate(reference)]
-        problems = [
-            problem
-            for name, version in located
-            for problem in inspect(self.directory(name, version), name, version, hash_of)[1]
-        ]
         if reference is None:
-            tagged = files.listed(self.root / "aliases")
-            problems += [problem for name in tagged for problem in self._alias_problems(name)]
-            if located and not self._marker.exists():
-                problems.append(Problem("registry", self._marker.name, "is missing"))
-        return problems
+            return self.survey(full)[1]
+        name, version = self._locate(reference)
+        return inspect(self.directory(name, version), name, version, hash_always if full else trust_sizes)[1]
 
     def _alias_problems(self, name: str) -> list[Problem]:
         try:
