@@ -2,9 +2,9 @@
 
     python benchmarks/registry.py      # writes benchmarks/results/registry.json; two or three minutes, 7 GB of disk
 
-Publishing is measured against what it cannot do without: one copy of the same bytes that is safe on the disk (fsync),
-and one sha256 pass over them, one after the other. Each round does all of it in turn, so that whatever else the machine
-does falls on both sides; the ratio is the median over rounds.
+Publishing is measured against what it cannot do without: one copy of the same bytes and one sha256 pass over them, one
+after the other; what making that copy durable (fsync) takes is measured by itself. Each round does all of it in turn,
+so that whatever else the machine does falls on both sides; ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -52,13 +52,6 @@ def write_model(directory: Path) -> None:
             os.fsync(file.fileno())
 
 
-def copy_durably(source: Path, destination: Path) -> None:
-    """What `cp -r` and `sync` of its files do."""
-    shutil.copytree(source, destination)
-    for path, _ in files.entries(destination):
-        files.fsync(destination / path)
-
-
 def publish(registry: Registry, source: Path, **changes: Any) -> Path:
     """As a stage's result."""
     arguments: dict[str, Any] = {
@@ -77,9 +70,10 @@ def publishing(root: Path, rounds: int) -> dict[str, Any]:
     """Seconds of each round, and what they come to."""
     write_model(source := root / "source")
     names = [path for path, _ in files.entries(source)]
-    measured: dict[str, list[float]] = {name: [] for name in ("copy", "sha256", "copied", "moved", "linked")}
+    measured: dict[str, list[float]] = {name: [] for name in ("copy", "fsync", "sha256", "copied", "moved", "linked")}
     for number in range(rounds):
-        measured["copy"].append(seconds(lambda: copy_durably(source, root / "copy")))
+        measured["copy"].append(seconds(lambda: shutil.copytree(source, root / "copy")))
+        measured["fsync"].append(seconds(lambda: [files.fsync(root / "copy" / name) for name in names]))
         measured["sha256"].append(seconds(lambda: [files.sha256(root / "copy" / name) for name in names]))
         shutil.rmtree(root / "copy")
         registry = Registry(root / "registry")
@@ -96,12 +90,17 @@ def publishing(root: Path, rounds: int) -> dict[str, Any]:
         )
         if number + 1 < rounds:
             shutil.rmtree(registry.root)
-    needed = [copy + hashing for copy, hashing in zip(measured["copy"], measured["sha256"], strict=True)]
-    ratio = [taken / least for taken, least in zip(measured["copied"], needed, strict=True)]
+
+    def ratio(*parts: str) -> dict[str, Any]:
+        needed = [sum(values) for values in zip(*(measured[part] for part in parts), strict=True)]
+        ratios = [round(taken / least, 2) for taken, least in zip(measured["copied"], needed, strict=True)]
+        return {"median": statistics.median(ratios), "all": ratios}
+
     return {
         "bytes": sum(status.st_size for _, status in files.entries(source)),
         "seconds": {name: [round(one, 2) for one in values] for name, values in measured.items()},
-        "ratio_to_copy_and_sha256": {"median": round(statistics.median(ratio), 2), "all": [round(r, 2) for r in ratio]},
+        "ratio_to_copy_and_sha256": ratio("copy", "sha256"),
+        "ratio_to_copy_fsync_and_sha256": ratio("copy", "fsync", "sha256"),
     }
 
 

@@ -1,7 +1,7 @@
 """Run by the tests as a process of its own: publishes, alone among others, or killed at one of its file events.
 
 python publisher.py together REGISTRY SOURCE PROCESSES WRITERS LOCKS   that many processes publish as `sft` at once
-python publisher.py killed   REGISTRY                                  one child for each file event, killed there
+python publisher.py killed   publish|gc|import DIRECTORY               one child for each file event, killed there
 python publisher.py failing  FAULT SOURCE DISK [moved]                 on a file system of its own, which fails
 """
 
@@ -22,18 +22,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from align.errors import AlignError
-from align.registry import Artifact, Registry, archive, collection
+from align.registry import Artifact, InputRecord, Registry, archive, collection
 
 FILE_EVENTS = ("open", "os.", "shutil.")
 
 
-def publish(registry: Registry, source: Path, writer: str) -> Artifact:
+def publish(
+    registry: Registry, source: Path, writer: str, name: str = "sft", inputs: dict[str, InputRecord] | None = None
+) -> Artifact:
     return registry.publish(
         source,
-        name="sft",
+        name=name,
         kind="sft",
         fingerprint="f" * 64,
-        inputs={},
+        inputs=inputs or {},
         config={"writer": writer},
         metrics={},
         environment={},
@@ -61,7 +63,7 @@ def together(root: str, source: str, processes: str, writers: str, locks: str) -
     sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
 
 
-def _work(root: str) -> None:
+def _publishing(root: str) -> None:
     """What a run does with a finished stage: fill the workspace's output, publish, tag, discard."""
     registry = Registry(root)
     workspace = registry.workspace("sft", "f" * 64)
@@ -75,7 +77,33 @@ def _work(root: str) -> None:
     registry.discard(workspace)
 
 
-def _child(root: str, fatal: int) -> int:
+def _littered(root: str) -> None:
+    """Two generations of `base` and of `sft`, which was made from it, with a stage at work on the older."""
+    registry, source = Registry(root), Path(f"{root}-source")
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    for generation in ("old", "new"):
+        base = publish(registry, source, generation, "base")
+        publish(
+            registry, source, generation, "sft", {"model": InputRecord(reference=base.reference, digest=base.digest)}
+        )
+
+
+def _collecting(root: str) -> None:
+    collection.collect(Registry(root), 0)
+
+
+def _packed(root: str) -> None:
+    """An archive beside the registry, which is empty."""
+    _littered(f"{root}-packed")
+    archive.export(Registry(f"{root}-packed"), "sft", Path(f"{root}.tar"))
+
+
+def _importing(root: str) -> None:
+    archive.import_(Registry(root), Path(f"{root}.tar"))
+
+
+def _child(work: Callable[[str], None], root: str, fatal: int) -> int:
     """Exit status of a child that is killed at its file event number `fatal`."""
     if child := os.fork():
         return os.waitpid(child, 0)[1]
@@ -89,30 +117,47 @@ def _child(root: str, fatal: int) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    _work(root)
+    work(root)
     os._exit(0)
 
 
-def killed(root: str) -> None:
+WORK = {
+    "publish": (lambda root: None, _publishing),
+    "gc": (_littered, _collecting),
+    "import": (_packed, _importing),
+}
+"""What is done before, and what is killed."""
+
+
+def killed(what: str, root: str) -> None:
     """Prints one JSON object per kill: what the registry said afterwards, and after the same work was done again."""
-    _work(f"{root}/untouched")  # so that every module is loaded before events are counted
+    prepare, work = WORK[what]
+    prepare(f"{root}/untouched")
+    work(f"{root}/untouched")  # so that every module is loaded before events are counted
     for fatal in itertools.count(1):
         place = f"{root}/{fatal}"
-        status = _child(place, fatal)
-        after_kill = [str(problem) for problem in Registry(place).verify()]
-        again = _child(place, 0)
+        prepare(place)
+        status = _child(work, place, fatal)
+        after_kill = _wrong(Registry(place))
+        again = _child(work, place, 0)
         registry = Registry(place)
         report = {
             "status": status,
             "after_kill": after_kill,
             "again": again,
-            "problems": [str(problem) for problem in registry.verify()],
-            "versions": registry.versions("sft"),
-            "files": [file.path for file in registry.resolve("sft@best").manifest.files],
+            "problems": _wrong(registry),
+            "files": {one.reference: [file.path for file in one.manifest.files] for one in registry.artifacts()},
         }
         print(json.dumps(report))
         if status == 0:
             return
+
+
+def _wrong(registry: Registry) -> list[str]:
+    """What is not as published, and parents that are missing."""
+    trees = [registry.lineage(artifact.reference) for artifact in registry.artifacts()]
+    broken = [f"{node.reference}: {node.problem}" for tree in trees for node in tree.walk() if node.problem]
+    return [*map(str, registry.verify()), *broken]
 
 
 def failing(fault: str, source: str, disk: str, moved: str = "") -> None:

@@ -174,35 +174,6 @@ def test_an_empty_registry_has_no_garbage_and_is_not_made_by_looking(registry: R
     assert not registry.root.exists()
 
 
-@pytest.mark.parametrize("fatal", range(1, 8))
-def test_killed_while_collecting_the_registry_is_sound(
-    registry: Registry, versions: Callable, publish: Callable, fatal: int
-):
-    """At the first renames and removals, the ones between which something could be half gone."""
-    base, _ = versions(2, "base")
-    publish(inputs=as_input(base))
-    publish()
-    program = """if True:
-        import os, signal, sys
-        from align.registry import Registry, collection
-        registry, seen = Registry(sys.argv[1]), 0
-        def count(event, _):
-            global seen
-            if event in ("os.rename", "os.remove", "os.rmdir"):
-                seen += 1
-                if seen == int(sys.argv[2]):
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(count)
-        collection.collect(registry, 0)
-    """
-    done = subprocess.run([sys.executable, "-c", program, registry.root, str(fatal)])
-    assert done.returncode == -9
-    assert registry.verify() == []
-    assert all(node.problem is None for one in registry.artifacts() for node in registry.lineage(one.reference).walk())
-    collection.collect(registry, 0)
-    assert [artifact.reference for artifact in registry.artifacts()] == ["base@v2", "sft@v2"]
-
-
 def test_pins_survive_and_are_unpinned_once(registry: Registry, versions: Callable):
     versions(2)
     assert registry.pin("sft@v1").reference == "sft@v1"
