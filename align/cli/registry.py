@@ -205,7 +205,7 @@ def unpin(reference: ReferenceArgument, registry: RegistryOption = None, debug: 
 @app.command(cls=Command)
 def gc(
     delete: Annotated[bool, typer.Option("--delete", "--yes", help="Remove it. Without this, only look.")] = False,
-    older: Annotated[float, typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what is younger.")] = 1.0,
+    older: Annotated[float, typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what is younger.")] = 0.0,
     registry: RegistryOption = None,
     as_json: AsJson = False,
     debug: Debug = False,

@@ -8,7 +8,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -54,8 +54,10 @@ def run(plan: Plan, wandb: Mode | None = None, on_start: Callable[[], object] = 
         if not source.stage:
             _directory(source, plan.registry)  # downloaded and verified now, not after hours of training
     on_start()
-    with in_use(plan.registry, _taken(plan)) if plan.to_run else nullcontext():
-        return _run_steps(plan, wandb)
+    if not plan.to_run:
+        return _run_steps(plan, wandb, lambda artifact: None)
+    with in_use(plan.registry, _taken(plan)) as keep:
+        return _run_steps(plan, wandb, keep)
 
 
 def _taken(plan: Plan) -> list[Artifact]:
@@ -64,7 +66,7 @@ def _taken(plan: Plan) -> list[Artifact]:
     return [artifact for artifact in [*inputs, *(step.artifact for step in plan.steps)] if artifact]
 
 
-def _run_steps(plan: Plan, wandb: Mode | None) -> dict[str, Artifact]:
+def _run_steps(plan: Plan, wandb: Mode | None, keep: Callable[[Artifact], None]) -> dict[str, Artifact]:
     artifacts: dict[str, Artifact] = {}
     for step in plan.steps:
         if step.action == "cached" and step.artifact:
@@ -81,6 +83,7 @@ def _run_steps(plan: Plan, wandb: Mode | None) -> dict[str, Artifact]:
             artifacts[step.name] = step.artifact
         else:
             artifacts[step.name] = _run_step(plan, step, inputs, wandb)
+            keep(artifacts[step.name])
     return artifacts
 
 

@@ -1,7 +1,6 @@
 """Garbage: versions that nobody named, pinned, uses or has made anything from that is kept.
 
-What a run at work needs is known by three signs: it says so itself (`in_use`), the workspaces that it left say with
-what they were begun, and whatever is younger than a day is kept anyway.
+What a run at work needs it says itself (`in_use`); what a stopped one is to go on with, its workspaces say.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import contextlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,24 +48,29 @@ class Garbage:
 
 
 @contextlib.contextmanager
-def in_use(registry: Registry, artifacts: Iterable[Artifact]) -> Iterator[None]:
-    """While this lasts, these artifacts are kept, and all that they were made from."""
+def in_use(registry: Registry, artifacts: Iterable[Artifact]) -> Iterator[Callable[[Artifact], None]]:
+    """While this lasts, these artifacts are kept, and all that they were made from. Gives what adds another one."""
     run = uuid.uuid4().hex
     record, path = registry.prepared("running") / f"{run}.json", registry.prepared("locks") / f"run-{run}"
-    used = {artifact.reference: artifact.digest for artifact in artifacts}
+    used: dict[str, str] = {}
+
+    def keep(*artifacts: Artifact) -> None:
+        used.update({artifact.reference: artifact.digest for artifact in artifacts})
+        files.replace(record, json.dumps(used))
+
     with contextlib.ExitStack() as held:
         with registry.writing("no run can be begun"):
             held.enter_context(FileLock(path))
-            files.replace(record, json.dumps(used))
+            keep(*artifacts)
         try:
-            yield
+            yield keep
         finally:
             for mine in (record, path):
                 mine.unlink(missing_ok=True)
 
 
-def find(registry: Registry, age: float = DAY) -> Garbage:
-    """What nothing needs, made more than `age` seconds ago by the file system's clock. Removes nothing.
+def find(registry: Registry, age: float = 0.0) -> Garbage:
+    """What nothing needs, published more than `age` seconds ago by the file system's clock. Removes nothing.
 
     Raises `VerificationError` while a manifest is damaged: what that artifact was made from is not known then.
     """
@@ -84,7 +88,7 @@ def find(registry: Registry, age: float = DAY) -> Garbage:
     return Garbage(_descendants_first(garbage), [*sorted(killed), *stale], kept)
 
 
-def collect(registry: Registry, age: float = DAY) -> Garbage:
+def collect(registry: Registry, age: float = 0.0) -> Garbage:
     """Remove what `find` finds, looking again whenever somebody names an artifact, or a run begins, meanwhile."""
     removed: list[Artifact] = []
     with registry.writing("could not remove all garbage"):

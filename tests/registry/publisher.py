@@ -90,7 +90,7 @@ def _littered(root: str) -> None:
 
 
 def _collecting(root: str) -> None:
-    collection.collect(Registry(root), 0)
+    collection.collect(Registry(root))
 
 
 def _packed(root: str) -> None:
@@ -192,7 +192,7 @@ def failing(fault: str, source: str, disk: str, moved: str = "") -> None:
                 "pin": lambda: registry.pin("sft"),
                 "workspace": lambda: registry.workspace("sft", "d" * 64),
                 "export": lambda: archive.export(registry, "sft", Path(disk) / "x.tar"),
-                "gc": lambda: collection.collect(registry, 0),
+                "gc": lambda: collection.collect(registry),
                 "begin": lambda: collection.in_use(registry, []).__enter__(),
             }
             print(json.dumps({name: _error(attempt) for name, attempt in attempts.items()}))

@@ -32,7 +32,7 @@ def as_input(artifact: Artifact) -> dict[str, InputRecord]:
 
 
 def garbage(registry: Registry) -> list[str]:
-    return sorted(artifact.reference for artifact in collection.find(registry, 0).artifacts)
+    return sorted(artifact.reference for artifact in collection.find(registry).artifacts)
 
 
 def test_what_nothing_needs_is_found_and_only_then_removed(registry: Registry, versions: Callable):
@@ -41,10 +41,10 @@ def test_what_nothing_needs_is_found_and_only_then_removed(registry: Registry, v
     registry.pin("sft@v1")
     assert garbage(registry) == ["sft@v3"]
     assert registry.versions("sft") == ["v1", "v2", "v3", "v4"]
-    assert [one.reference for one in collection.collect(registry, 0).artifacts] == ["sft@v3"]
+    assert [one.reference for one in collection.collect(registry).artifacts] == ["sft@v3"]
     assert registry.versions("sft") == ["v1", "v2", "v4"]
     assert registry.verify() == []
-    assert collection.find(registry, 0).kept == {
+    assert collection.find(registry).kept == {
         "sft@v1": "it is pinned",
         "sft@v2": "it is sft@best",
         "sft@v4": "it is sft@latest",
@@ -58,7 +58,7 @@ def test_what_is_new_is_kept(registry: Registry, versions: Callable):
     old, young, _ = versions(3)
     os.utime(old.path.parent, (time.time() - 90_000,) * 2)
     os.utime(young.path.parent, (time.time() - 80_000,) * 2)
-    assert [one.reference for one in collection.find(registry).artifacts] == ["sft@v1"]
+    assert [one.reference for one in collection.find(registry, collection.DAY).artifacts] == ["sft@v1"]
 
 
 def test_ancestors_of_what_is_kept_are_kept(registry: Registry, publish: Callable, versions: Callable):
@@ -67,7 +67,7 @@ def test_ancestors_of_what_is_kept_are_kept(registry: Registry, publish: Callabl
     publish(inputs={})
     ppo = publish(name="ppo", inputs=as_input(sft))
     assert garbage(registry) == ["base@v2"]
-    assert collection.find(registry, 0).kept["base@v1"] == "sft@v1 was made from it"
+    assert collection.find(registry).kept["base@v1"] == "sft@v1 was made from it"
     publish(name="ppo")
     assert garbage(registry) == ["base@v1", "base@v2", "ppo@v1", "sft@v1"]
     registry.pin(ppo.reference)
@@ -78,7 +78,7 @@ def test_descendants_go_before_what_they_were_made_from(registry: Registry, publ
     base, _ = versions(2, "base")
     publish(inputs=as_input(base))
     publish()
-    assert [one.reference for one in collection.find(registry, 0).artifacts] == ["sft@v1", "base@v1"]
+    assert [one.reference for one in collection.find(registry).artifacts] == ["sft@v1", "base@v1"]
 
 
 def test_content_that_got_another_number_is_known_by_its_digest(registry: Registry, publish: Callable):
@@ -91,9 +91,11 @@ def test_content_that_got_another_number_is_known_by_its_digest(registry: Regist
 
 def test_a_run_at_work_keeps_what_it_may_take(registry: Registry, versions: Callable):
     used, *_ = versions(3)
-    with collection.in_use(registry, [used]):
+    with collection.in_use(registry, [used]) as keep:
         assert garbage(registry) == ["sft@v2"]
-        assert collection.find(registry, 0).kept["sft@v1"] == "a run is using it"
+        keep(registry.resolve("sft@v2"))
+        assert garbage(registry) == []
+        assert collection.find(registry).kept["sft@v1"] == "a run is using it"
     assert garbage(registry) == ["sft@v1", "sft@v2"]
     assert list((registry.root / "running").iterdir()) == []
 
@@ -120,7 +122,7 @@ def test_a_run_in_another_process_keeps_what_it_takes_and_a_dead_one_for_a_day(r
     os.utime(record)
     assert garbage(registry) == ["sft@v2"]
     os.utime(record, (1, 1))
-    assert [one.reference for one in collection.collect(registry, 0).artifacts] == ["sft@v2", "sft@v1"]
+    assert [one.reference for one in collection.collect(registry).artifacts] == ["sft@v2", "sft@v1"]
     assert not record.exists()
 
 
@@ -138,7 +140,7 @@ def test_nothing_is_collected_while_a_manifest_is_damaged(registry: Registry, ve
     (last.path.parent / "manifest.json").unlink()
     for collect in (collection.find, collection.collect):
         with pytest.raises(VerificationError, match=r"sft@v3: manifest.json is missing\. While it is there"):
-            collect(registry, 0)
+            collect(registry)
     assert registry.versions("sft") == ["v1", "v2", "v3"]
 
 
@@ -152,7 +154,7 @@ def test_what_is_named_meanwhile_is_kept(registry: Registry, versions: Callable,
             registry.tag("sft@v2", "best")
 
     monkeypatch.setattr(collection, "_remove", remove_and_tag)
-    removed = [one.reference for one in collection.collect(registry, 0).artifacts]
+    removed = [one.reference for one in collection.collect(registry).artifacts]
     assert "sft@v2" not in removed
     assert registry.aliases("sft") == {"best": "v2"}
     assert registry.verify() == []
@@ -164,13 +166,13 @@ def test_publications_that_were_killed_are_cleared_away_after_a_day(registry: Re
         directory = registry.prepared("staging", name)
         (directory / "file").write_text("x" * 1000)
         os.utime(directory, (time.time() - age,) * 2)
-    found = collection.collect(registry, 0)
+    found = collection.collect(registry)
     assert [path.name for path in found.leftovers] == ["killed"]
     assert [path.name for path in (registry.root / "staging").iterdir()] == ["at work"]
 
 
 def test_an_empty_registry_has_no_garbage_and_is_not_made_by_looking(registry: Registry):
-    assert collection.find(registry, 0).artifacts == []
+    assert collection.find(registry).artifacts == []
     assert not registry.root.exists()
 
 

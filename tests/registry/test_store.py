@@ -148,8 +148,8 @@ def test_a_clock_that_is_a_year_off_changes_no_order(
     assert registry.resolve("sft@best") == second
     registry.check(second)
     assert registry.verify() == []
-    kept = collection.find(registry).kept
-    assert (kept.get("sft@v3"), "sft@v1" in kept) == ("it is sft@latest", True)
+    kept = collection.find(registry, collection.DAY).kept
+    assert kept == {"sft@v1": "it is new", "sft@v2": "it is sft@best", "sft@v3": "it is sft@latest"}
 
 
 def test_equal_content_is_published_once_unless_forced(registry: Registry, publish: Callable):
