@@ -1,7 +1,7 @@
 """PPO here and in TRL 1.12.0, the last release that had it, and both against the floor: time and memory of an update.
 
     pip install --no-deps --target .peers/trl-1.12.0 trl==1.12.0
-    python benchmarks/ppo_vs_trl.py --peer ../shared/peers/trl_ppo_bench.py      # writes results/ppo_vs_trl.json
+    python benchmarks/ppo_vs_trl.py --peer trl_ppo_bench.py      # writes results/ppo_vs_trl.json
 
 Each side is a process of its own, started in turn, round after round: peer, ours with the shared critic, ours with a
 separate critic (what the peer does), and the floor. All train a random Llama of the same shape on the same prompt

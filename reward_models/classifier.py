@@ -3,12 +3,15 @@
 A directory may hold `reward_model.json` beside its `config.json`, with the defaults that its training declared:
 
     {"label": "nontoxic", "transform": "log_odds", "input": "response", "max_length": 256, "append_eos": true}
+
+and, as `moments`, the mean and standard deviation by which the score so declared is shifted and scaled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +30,7 @@ Transform = Literal["logit", "log_odds", "probability", "log_probability"]
 Input = Literal["response", "prompt_and_response"]
 
 DECLARATION = "reward_model.json"
-_DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos")
+_DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos", "moments")
 _DEFAULT_MAX_LENGTH = 512
 
 
@@ -84,6 +87,7 @@ class Classifier:
         append_eos: bool = False,
         batch_tokens: int = 16_384,
         digest: str | None = None,
+        moments: Mapping[str, float] | None = None,
     ) -> None:
         self.name = name
         self._model = model.eval()
@@ -94,6 +98,7 @@ class Classifier:
         self._append_eos = append_eos
         self._batch_tokens = batch_tokens
         self._digest = digest
+        self._mean, self._std = (moments["mean"], moments["std"]) if moments else (0.0, 1.0)
         self._pad_token_id = _pad_token_id(name, model, tokenizer)
         # What must be read at the end of the text must not be cut off: a long dialogue loses its beginning instead.
         tokenizer.truncation_side = "left" if input == "prompt_and_response" else "right"
@@ -144,10 +149,12 @@ class Classifier:
             "max_length": max_length,
             "append_eos": append_eos,
         }
-        options = {
-            **_declaration(source, name, revision),
-            **{key: value for key, value in given.items() if value is not None},
-        }
+        declared = _declaration(source, name, revision)
+        changed = {key: value for key, value in given.items() if value is not None and value != declared.get(key)}
+        moments = _moments(name, declared.pop("moments", None))
+        if changed.keys() & {"label", "names", "transform", "sign", "input"}:
+            moments = None  # They are those of another number.
+        options = {**declared, **changed}
         _check_options(name, options, batch_tokens)
         model, tokenizer = _from_pretrained(source, name, revision)
         config = model.config
@@ -170,6 +177,7 @@ class Classifier:
             append_eos=options.get("append_eos", bool(config.is_encoder_decoder)),
             batch_tokens=batch_tokens,
             digest=_digest(Path(source)) if Path(source).is_dir() else getattr(config, "_commit_hash", None),
+            moments=moments,
         )
 
     def score(
@@ -186,7 +194,7 @@ class Classifier:
         with torch.inference_mode():
             for indices in _batches([len(ids) for ids in token_ids], self._batch_tokens):
                 scores[indices] = self._reading.scores(self._logits([token_ids[index] for index in indices])).cpu()
-        result: list[float] = scores.tolist()
+        result: list[float] = ((scores - self._mean) / self._std).tolist()
         return result
 
     def describe(self) -> dict[str, Any]:
@@ -198,7 +206,8 @@ class Classifier:
             "sign": self._reading.sign,
             "input": self._input,
             "max_length": self._max_length,
-            "range": self._reading.range(),
+            "range": [None if end is None else (end - self._mean) / self._std for end in self._reading.range()],
+            "moments": {"mean": self._mean, "std": self._std},
             "digest": self._digest,
         }
 
@@ -263,6 +272,15 @@ def _declaration(source: str, name: str, revision: str | None) -> dict[str, Any]
             f"reward model {name}: {DECLARATION} may hold {', '.join(_DECLARABLE)}, not {', '.join(sorted(unknown))}"
         )
     return {key: value for key, value in declared.items() if value is not None}
+
+
+def _moments(name: str, moments: Any) -> dict[str, float] | None:
+    if moments is None:
+        return None
+    numbers = moments.values() if isinstance(moments, Mapping) and moments.keys() == {"mean", "std"} else [None]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers) or moments["std"] <= 0:
+        raise RewardError(f"reward model {name}: moments in {DECLARATION} must be a mean and a std above 0: {moments}")
+    return {"mean": float(moments["mean"]), "std": float(moments["std"])}
 
 
 def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int) -> None:

@@ -76,6 +76,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     write_model(tmp_path / "model")
     write_model(tmp_path / "classifier", labels=("nothate", "hate"))
+    write_model(tmp_path / "encoder", architectures=["BertForMaskedLM"])
     write_model(tmp_path / "adapter", adapter=True)
     write_model(tmp_path / "other_tokens", tokens=19, labels=("toxic", "nontoxic"))
     write_model(tmp_path / "too_many_tokens", tokens=21)
@@ -119,6 +120,11 @@ def test_what_belongs_together_is_let_through(here: Path) -> None:
         (
             ["stages.ppo.critic_from=path:other_tokens", "stages.ppo.ppo.critic=separate"],
             "stages.ppo.critic_from: its tokenizer is not that of `policy`, whose tokens it would have to read",
+        ),
+        (["stages.base.model=./encoder"], "sft.model: is a BertForMaskedLM, an encoder, which cannot write"),
+        (
+            ["stages.toxicity.normalize={policy: 'path:classifier', prompts: [{dataset: rows, prompt: '{prompt}'}]}"],
+            "toxicity.normalize.policy: is a classifier (labels nothate, hate), not a language model",
         ),
         (["stages.base.model=./too_many_tokens"], "sft.model: its tokenizer has 21 tokens, but the model embeds only"),
         (["stages.base.model=./eight_bits"], "sft.model: its weights are stored as I8, which cannot be trained"),

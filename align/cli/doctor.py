@@ -159,7 +159,7 @@ def _disk(store: Registry, planned: Plan | None) -> Finding:
     room = f"{readable(free)}B free at {place}"
     if planned is None:
         return Finding("disk", "ok", room)
-    sizes = estimates.estimates(planned)
+    sizes = estimates.estimates(planned.steps)
     wanted = [sizes[step.name].disk for step in planned.to_run]
     need = sum(size for size in wanted if size)
     unknown = sum(size is None for step, size in zip(planned.to_run, wanted, strict=True) if step.kind != "evaluate")

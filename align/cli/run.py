@@ -63,7 +63,7 @@ def plan(
     from align.pipeline import estimates
 
     planned = pipeline.plan_recipe(recipe, stages, overrides or (), registry, force or ())
-    estimated = estimates.estimates(planned)
+    estimated = estimates.estimates(planned.steps)
     if as_json:
         print_json(
             [

@@ -46,6 +46,16 @@ _ONLY_FOR = {"subset": ["hub"], "revision": ["hub"], "split": ["hub", "generator
 """Keys of a data set that only some sources understand."""
 
 
+class LastReply(Config):
+    """Dialogues written out in columns, cut before their last reply."""
+
+    marker: str = Field(min_length=1)
+    """What stands before each reply: `"\\n\\nAssistant:"`. It stays at the end of the prompt."""
+    columns: list[str] = Field(min_length=1)
+    """Columns that hold dialogues. Each becomes its last reply; what stood before is the new column `prompt`. Rows
+    without the marker, or whose columns have different prompts, are dropped and counted."""
+
+
 class DatasetConfig(Config):
     """Where rows come from, and how they are divided into disjoint parts. Named once under the recipe's `datasets:`."""
 
@@ -67,6 +77,7 @@ class DatasetConfig(Config):
     """Rows that a generator writes for this split (default: the generator's own)."""
     seed: int = 0
     """Of the generator, and of the division into parts."""
+    last_reply: LastReply | None = None
     unique_by: str | None = None
     """A template such as `{dialogue}`: rows whose rendered key was seen before (ignoring case, punctuation and digits)
     are dropped."""
@@ -165,7 +176,28 @@ class LabelledData(SelectionConfig):
     """Texts with labels, for classifiers. Rows whose label column is null are left out, and counted."""
 
     text: str
-    label: LabelConfig
+    label: LabelConfig | None = None
+    """One label of several that exclude each other."""
+    labels: dict[str, str] = {}
+    """Several labels that may hold together: from a label's name to the column with its number."""
+    threshold: float = 0.5
+    """A label of `labels` holds where its number is above."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_label(self) -> LabelledData:
+        if (self.label is None) == (not self.labels):
+            raise ValueError("needs either `label:`, of which a row has one, or `labels:`, of which it has any number")
+        if len(self.labels) == 1:
+            raise ValueError("`labels:` is for two or more labels; for one, write `label:` with a threshold")
+        return self
+
+
+class PreferenceData(SelectionConfig):
+    """Pairs of responses to one prompt, of which one was preferred."""
+
+    prompt: str | None = None
+    chosen: str
+    rejected: str
 
 
 class TrainConfig(Config):

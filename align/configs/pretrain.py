@@ -33,14 +33,17 @@ class TokenizerConfig(Config):
 
     vocab_size: PositiveInt = Field(default=2000, ge=300)
     """At most; 256 of these are single bytes, so that every text can be written."""
+    lowercase: bool = False
+    """Make no difference between upper and lower case. For encoders: a model that writes should know it."""
 
 
 class PretrainConfig(StageConfig):
     """Train a tokenizer and a language model on plain text."""
 
     kind: Literal["pretrain"]
-    architecture: Literal["llama", "t5"] = "llama"
-    """`llama`: decoder-only, next-token prediction. `t5`: encoder-decoder, span corruption."""
+    architecture: Literal["llama", "t5", "modernbert"] = "llama"
+    """`llama`: decoder-only, next-token prediction. `t5`: encoder-decoder, span corruption. `modernbert`: encoder,
+    masked tokens; a body for classifiers, not for policies."""
     size: ModelSize = ModelSize()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: list[TextData] = Field(min_length=1)
@@ -51,7 +54,7 @@ class PretrainConfig(StageConfig):
     @model_validator(mode="after")
     def _blocks_fit_the_model(self) -> PretrainConfig:
         positions = self.size.max_position_embeddings
-        if self.architecture == "llama" and self.max_length > positions:
+        if self.architecture != "t5" and self.max_length > positions:
             raise ValueError(
                 f"max_length {self.max_length} is more than size.max_position_embeddings {positions}: "
                 "lower the one or raise the other"

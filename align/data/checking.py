@@ -7,12 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from align.configs import StageConfig
-from align.configs.base import EvaluationData, InstructionData, LabelledData, PromptData, SelectionConfig, TextData
+from align.configs.base import (
+    Config,
+    EvaluationData,
+    InstructionData,
+    LabelledData,
+    PreferenceData,
+    PromptData,
+    SelectionConfig,
+    TextData,
+)
 from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
-from align.configs.reward import RewardConfig
+from align.configs.reward import RewardConfig, RewardLabels
 from align.data import examples, sources
-from align.data.examples import Labelled
+from align.data.examples import Labelled, MultiLabelled
 from align.errors import UsageError
 
 _READERS: dict[type[SelectionConfig], Callable[[list[Any]], Sequence[object]]] = {
@@ -20,14 +29,15 @@ _READERS: dict[type[SelectionConfig], Callable[[list[Any]], Sequence[object]]] =
     InstructionData: examples.instructions,
     PromptData: examples.prompts,
     EvaluationData: examples.evaluation,
-    LabelledData: examples.labelled,
+    LabelledData: lambda data: examples.multi_labelled(data) if data[0].labels else examples.labelled(data),
+    PreferenceData: examples.preferences,
 }
 
 
 def check(config: StageConfig) -> list[str]:
     """The problems of a stage's data, each with its place in the configuration; empty where there are none."""
     problems: list[str] = []
-    labelled: dict[str, list[Labelled]] = {}
+    labels: dict[str, Counter[str]] = {}
     for field, index, data in _selections(config):
         if sources.waits_for_an_artifact(data.dataset):
             continue
@@ -36,11 +46,10 @@ def check(config: StageConfig) -> list[str]:
         except UsageError as error:
             problems.append(f"{field}.{index}: {error}")
             continue
-        labelled.setdefault(field, []).extend(example for example in found if isinstance(example, Labelled))
-    if isinstance(config, RewardConfig) and labelled.get("data") and not problems:
-        problems += _label_problems(
-            config, {field: Counter(x.label for x in found) for field, found in labelled.items()}
-        )
+        if isinstance(data, LabelledData):
+            labels.setdefault(field, Counter()).update(name for example in found for name in _label_names(example))
+    if isinstance(config, RewardConfig) and labels.get("data") and config.labels is not None and not problems:
+        problems += _label_problems(config.labels, labels)
     return problems
 
 
@@ -57,20 +66,28 @@ def prompts_in_common(ppo: PPOStageConfig, evaluation: EvaluateConfig) -> int:
     return sum(" ".join(example.prompt.split()) in seen for example in examples.evaluation(evaluation.data))
 
 
-def _selections(config: StageConfig) -> Iterator[tuple[str, int, SelectionConfig]]:
+def _selections(config: Config, prefix: str = "") -> Iterator[tuple[str, int, SelectionConfig]]:
     for field in type(config).model_fields:
         value = getattr(config, field)
         if isinstance(value, list):
-            yield from ((field, i, item) for i, item in enumerate(value) if isinstance(item, SelectionConfig))
+            items = ((f"{prefix}{field}", index, item) for index, item in enumerate(value))
+            yield from (found for found in items if isinstance(found[2], SelectionConfig))
+        elif isinstance(value, Config):
+            yield from _selections(value, f"{prefix}{field}.")
 
 
-def _label_problems(config: RewardConfig, counts: dict[str, Counter[str]]) -> list[str]:
+def _label_names(example: object) -> tuple[str, ...]:
+    if isinstance(example, Labelled):
+        return (example.label,)
+    return example.labels if isinstance(example, MultiLabelled) else ()
+
+
+def _label_problems(wanted: RewardLabels, counts: dict[str, Counter[str]]) -> list[str]:
     problems: list[str] = []
     training = counts["data"]
-    if config.labels.positive not in training:
-        problems.append(
-            f"labels.positive: {config.labels.positive!r} is not among the labels of the data: {_counted(training)}"
-        )
+    if wanted.scored not in training:
+        key = "positive" if wanted.positive else "negative"
+        problems.append(f"labels.{key}: {wanted.scored!r} is not among the labels of the data: {_counted(training)}")
     for field, labels in counts.items():
         if len(labels) < 2:
             problems.append(f"{field}: all rows have one label, {_counted(labels)}; a classifier needs two")

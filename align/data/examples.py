@@ -15,6 +15,7 @@ from align.configs.base import (
     InstructionData,
     LabelConfig,
     LabelledData,
+    PreferenceData,
     PromptData,
     SelectionConfig,
     TextData,
@@ -40,6 +41,23 @@ class Labelled:
 
     text: str
     label: str
+
+
+@dataclass(frozen=True)
+class MultiLabelled:
+    """A text and the names of all labels that hold of it, sorted."""
+
+    text: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two responses to a prompt (which may be empty), the better one first."""
+
+    prompt: str
+    chosen: str
+    rejected: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +104,9 @@ def labelled(data: Sequence[LabelledData]) -> list[Labelled]:
     """
     examples: list[Labelled] = []
     for one in data:
-        rows = list(_rendered(one, [one.text], label=one.label.column))
+        if one.label is None:
+            raise ValueError("data with `labels:` is read by multi_labelled")
+        rows = list(_rendered(one, [one.text], labels=[one.label.column]))
         place = sources.place(one.dataset)
         labels = _labels([templates.lookup(row, one.label.column) for row, _ in rows], one.label, place)
         found = [Labelled(text, label) for (_, (text,)), label in zip(rows, labels, strict=True) if label is not None]
@@ -98,14 +118,64 @@ def labelled(data: Sequence[LabelledData]) -> list[Labelled]:
     return examples
 
 
+def multi_labelled(data: Sequence[LabelledData]) -> list[MultiLabelled]:
+    """Texts with the labels that hold of them, in the order of the data. A row with an empty label is left out.
+
+    Raises:
+        UsageError: a label that is no number.
+    """
+    examples: list[MultiLabelled] = []
+    for one in data:
+        place = sources.place(one.dataset)
+        rows = list(_rendered(one, [one.text], labels=list(one.labels.values())))
+        found: list[MultiLabelled] = []
+        for row, (text,) in rows:
+            try:
+                numbers = {name: sources.number(templates.lookup(row, column)) for name, column in one.labels.items()}
+            except ValueError as error:
+                raise UsageError(f"{place}: labels need numbers, but: {error}") from error
+            held = [name for name, number in numbers.items() if number is not None and number > one.threshold]
+            if None not in numbers.values():
+                found.append(MultiLabelled(text, tuple(sorted(held))))
+        if not found:
+            raise UsageError(f"{place}: none of {len(rows)} rows has a number for each of {', '.join(one.labels)}")
+        if len(found) < len(rows):
+            logger.info("%s: %d rows without some label left out", place, len(rows) - len(found))
+        examples += found
+    return examples
+
+
+def preferences(data: Sequence[PreferenceData]) -> list[Preference]:
+    """Preference pairs, in the order of the data.
+
+    Raises:
+        UsageError: the two responses of a pair are equal: nothing can be learned from it, and something went wrong.
+    """
+    pairs: list[Preference] = []
+    for one in data:
+        wanted = [one.chosen, one.rejected] + ([] if one.prompt is None else [one.prompt])
+        found = [
+            Preference(prompt[0] if prompt else "", chosen, rejected)
+            for _, (chosen, rejected, *prompt) in _rendered(one, wanted)
+        ]
+        equal = [pair for pair in found if pair.chosen.strip() == pair.rejected.strip()]
+        if equal:
+            raise UsageError(
+                f"{sources.place(one.dataset)}: in {len(equal)} of {len(found)} pairs the chosen and the rejected "
+                f"response are equal, the first of them {equal[0].chosen[:40]!r}; remove them, or correct the templates"
+            )
+        pairs += found
+    return pairs
+
+
 def _rendered(
-    data: SelectionConfig, wanted: Sequence[str], label: str | None = None
+    data: SelectionConfig, wanted: Sequence[str], labels: Sequence[str] = ()
 ) -> Iterator[tuple[Row, list[str]]]:
     """Each selected row with its rendered templates; rows that lack one are left out."""
     place = sources.place(data.dataset)
     rows = sources.select(data)
     used = [column for template in wanted for column in templates.columns(template)]
-    sources.require_columns(rows, [*used, *([label] if label else [])], place)
+    sources.require_columns(rows, [*used, *labels], place)
     left = 0
     for row in rows:
         texts = [templates.render(template, row) for template in wanted]

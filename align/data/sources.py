@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from align.configs.base import DatasetConfig, SelectionConfig
+from align.configs.base import DatasetConfig, LastReply, SelectionConfig
 from align.data import dialogues, templates
 from align.errors import UsageError
 
@@ -54,6 +54,8 @@ def _loaded(dataset_json: str, content: str) -> Sequence[Row]:
     """The rows of a data set whose fingerprint is `content`: a file that has changed is another entry of the cache."""
     dataset = DatasetConfig.model_validate_json(dataset_json)
     rows = _source_rows(dataset)
+    if dataset.last_reply is not None:
+        rows = _cut_before_last_reply(rows, dataset.last_reply, place(dataset))
     if dataset.unique_by is None:
         return rows
     excluded = set(_keys(load_rows(dataset.exclude), dataset.unique_by, dataset.exclude)) if dataset.exclude else set()
@@ -150,6 +152,7 @@ def fingerprint(dataset: DatasetConfig) -> str:
         source = ["generator", dialogues.GENERATOR_VERSION, dataset.generator, split, size, dataset.seed]
     identity = {
         "source": source,
+        "last_reply": dataset.last_reply.model_dump() if dataset.last_reply else None,
         "unique_by": dataset.unique_by,
         "exclude": fingerprint(dataset.exclude) if dataset.exclude else None,
         "parts": dataset.parts,
@@ -244,6 +247,25 @@ def _source_rows(dataset: DatasetConfig) -> list[Row]:
     if dataset.hub is not None:
         return _hub_rows(dataset)
     return dialogues.generate(dataset.generator or "", dialogues.split_name(dataset.split), dataset.size, dataset.seed)
+
+
+def _cut_before_last_reply(rows: Sequence[Row], cut: LastReply, where_from: str) -> list[Row]:
+    require_columns(rows, cut.columns, where_from)
+    kept: list[Row] = []
+    for row in rows:
+        parts = [str(templates.lookup(row, column) or "").rpartition(cut.marker) for column in cut.columns]
+        prompts = {before + marker for before, marker, _ in parts}
+        if len(prompts) == 1 and parts[0][1]:
+            replies = {column: reply.strip() for column, (_, _, reply) in zip(cut.columns, parts, strict=True)}
+            kept.append({**row, **replies, "prompt": prompts.pop()})
+    if not kept:
+        raise UsageError(
+            f"{where_from}: in none of {len(rows)} rows does {cut.marker!r} stand in {' and '.join(cut.columns)} "
+            "after the same prompt; correct last_reply"
+        )
+    if len(kept) < len(rows):
+        logger.info("%s: %d rows without one prompt left out", where_from, len(rows) - len(kept))
+    return kept
 
 
 def _existing(name: str) -> Path:

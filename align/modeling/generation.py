@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase
+from transformers import EncoderDecoderCache, PreTrainedTokenizerBase
 
 from align.configs.base import GenerationSettings
+from align.modeling.cache import new_cache
 from align.modeling.trunk import pad, response_logits, unwrapped
 
 TOKENS_AT_ONCE = 2**17
@@ -183,7 +184,7 @@ class _DecoderOnly:
 
     def __init__(self, model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> None:
         self._trunk = model.base_model
-        self._cache = DynamicCache(config=model.config)
+        self._cache = new_cache(model.config)
         self._mask = prompt_mask
         self.states = self._forward(prompt_ids, _positions(prompt_mask))
 
@@ -218,7 +219,7 @@ class _EncoderDecoder:
 
     def __init__(self, model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> None:
         self._decoder = model.get_decoder()
-        self._cache = EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
+        self._cache = EncoderDecoderCache(new_cache(model.config), new_cache(model.config))
         self._mask = prompt_mask
         self._encoded = model.get_encoder()(input_ids=prompt_ids, attention_mask=prompt_mask).last_hidden_state
         self.step(torch.full_like(prompt_ids[:, 0], model.config.decoder_start_token_id))

@@ -115,7 +115,13 @@ def load_causal_or_seq2seq(
     return model.eval()
 
 
-def load_classifier(directory: Path, labels: Sequence[str], *, dropout: float | None = None) -> PreTrainedModel:
+def load_classifier(
+    directory: Path,
+    labels: Sequence[str],
+    problem_type: str | None = "single_label_classification",
+    *,
+    dropout: float | None = None,
+) -> PreTrainedModel:
     """A sequence classifier on the body of any model: decoder-only, T5 or encoder. Float32.
 
     A head that the body lacks is initialised from torch's global generator: seed it before.
@@ -123,6 +129,7 @@ def load_classifier(directory: Path, labels: Sequence[str], *, dropout: float | 
     Args:
         directory: The model that gives the body.
         labels: Their names, in the order of the classifier's outputs.
+        problem_type: As transformers has it; `multi_label_classification` where labels may hold together.
         dropout: Overrides every dropout rate of the configuration.
 
     Raises:
@@ -131,7 +138,7 @@ def load_classifier(directory: Path, labels: Sequence[str], *, dropout: float | 
     config = load_config(directory)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = problem_type
     if dropout is not None:
         set_dropout(config, dropout)
     model: PreTrainedModel = _attempt(

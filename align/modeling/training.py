@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import send_to_device
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import (
     PreTrainedModel,
@@ -24,7 +26,7 @@ from transformers import (
 from align import interrupt
 from align.configs.base import TrainConfig
 from align.errors import AlignError
-from align.modeling.checkpoints import mark_complete, newest_complete_checkpoint, step_of
+from align.modeling.checkpoints import intact, mark_complete, newest_complete_checkpoint, step_of
 from align.progress import Advance, track
 from align.tracking import Tracker
 from align.workspace import Workspace
@@ -32,31 +34,43 @@ from align.workspace import Workspace
 Row = Mapping[str, Sequence[int]]
 Collate = Callable[[list[Any]], dict[str, Any]]
 
+Kind = TypeVar("Kind", bound=TrainerCallback)
+
 STATE = "trainer_state.json"
 """Of a checkpoint: steps taken, losses logged."""
 IGNORED = -100
 """The label of a token that is not in the loss."""
 
 
-def training_arguments(train: TrainConfig, workspace: Workspace, seed: int) -> TrainingArguments:
-    """The trainer's arguments: a recipe's `train:`, checkpoints in the workspace, and nothing that talks or asks."""
+def training_arguments(
+    train: TrainConfig,
+    workspace: Workspace,
+    seed: int,
+    kind: type[TrainingArguments] = TrainingArguments,
+    **more: Any,
+) -> TrainingArguments:
+    """The trainer's arguments: a recipe's `train:`, checkpoints in the workspace, and nothing that talks or asks.
+
+    `kind` is the class that a trainer has for its arguments, and `more` what it wants besides or instead.
+    """
+    settings = {
+        **train.model_dump(),
+        "output_dir": str(workspace.checkpoints),
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
+        "use_cpu": not torch.accelerator.is_available(),
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # `gradient_checkpointing` has a new name in some versions.
-        return TrainingArguments(
-            **train.model_dump(),
-            output_dir=str(workspace.checkpoints),
-            seed=seed,
-            data_seed=seed,
-            save_strategy="steps",
-            save_total_limit=2,
-            eval_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            logging_nan_inf_filter=False,
-            use_cpu=not torch.accelerator.is_available(),
-            dataloader_pin_memory=torch.accelerator.is_available(),
-        )
+        return kind(**{**settings, **more})
 
 
 def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: str) -> float:
@@ -66,15 +80,22 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
         Interrupted: after a checkpoint, where a signal asked to end.
         AlignError: where the loss is no longer finite, or memory ran out.
     """
-    checkpoint = newest_complete_checkpoint(workspace.checkpoints, _needs(trainer.args))
-    if checkpoint and (state := TrainerState.load_from_json(str(checkpoint / STATE))).global_step >= state.max_steps:
+    needs = _needs(trainer)
+    checkpoint = newest_complete_checkpoint(workspace.checkpoints, needs)
+    if checkpoint and _is_done(trainer, state := TrainerState.load_from_json(str(checkpoint / STATE))):
         # Killed between its last step and what follows. Resumed here within an epoch, a trainer takes one step more.
-        trainer._load_from_checkpoint(str(checkpoint))
+        best = state.best_global_step if trainer.args.load_best_model_at_end else None
+        published = checkpoint if best is None else intact(workspace.checkpoints / f"checkpoint-{best}")
+        trainer._load_from_checkpoint(str(published))
         trainer.state = state
+        for average in _callbacks(trainer, AveragedWeights):
+            average.read(checkpoint)
+            average.put_into(trainer.model)
         return _mean_loss(state)
     trainer.remove_callback(PrinterCallback)  # It prints to stdout, which belongs to results.
     with ExitStack() as shown:
-        trainer.add_callback(_Companion(description, step_of(checkpoint) if checkpoint else 0, tracker, shown))
+        begun_at = step_of(checkpoint) if checkpoint else 0
+        trainer.add_callback(_Companion(description, begun_at, tracker, shown, needs))
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except torch.OutOfMemoryError as error:
@@ -94,12 +115,13 @@ def completion_loss(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    shifted = model.can_generate() and not model.config.is_encoder_decoder  # An encoder predicts tokens in place.
     total, tokens = 0.0, 0
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             members = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
             batch = send_to_device(collate(members), device)
-            labels = batch["labels"] if model.config.is_encoder_decoder else batch["labels"][:, 1:]
+            labels = batch["labels"][:, 1:] if shifted else batch["labels"]
             count = int((labels != IGNORED).sum())
             if count:
                 total += float(model(**batch).loss) * count
@@ -154,11 +176,102 @@ class GroupedByLength:
         return LengthGroupedSampler([len(row["input_ids"]) for row in rows], self.args.train_batch_size, self.args.seed)
 
 
+class TellEpoch(TrainerCallback):  # type: ignore[misc]
+    """Gives each epoch its own noise, by `rows.epoch`. Rows to measure with keep epoch 0; training begins with 1."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tell the rows."""
+        self.rows.epoch = 1 + int(state.epoch or 0)
+
+
+class EarlyStopping(TrainerCallback):  # type: ignore[misc]
+    """Ends training when the last `patience` looks at the held-out loss were no better than the best before.
+
+    Decided from the trainer's log alone, so that a resumed run stops where an uninterrupted one does; that of
+    transformers counts, and begins anew.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def is_reached(self, state: TrainerState) -> bool:
+        """Whether training ends at that state."""
+        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        return len(losses) - 1 - losses.index(min(losses)) >= self.patience if losses else False
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Look."""
+        control.should_training_stop = control.should_training_stop or self.is_reached(state)
+        return control
+
+
+class AveragedWeights(TrainerCallback):  # type: ignore[misc]
+    """Keeps a moving average of the trained weights, and puts it in their place when training is done.
+
+    Each step keeps `share` of the average; less in the first steps, so that it soon forgets the beginning. It is part
+    of every checkpoint.
+    """
+
+    FILE = "average.safetensors"
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.average: dict[str, Tensor] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Begin with the weights themselves, or with the average that the checkpoint holds."""
+        self.average = {name: part.detach().clone() for name, part in model.named_parameters() if part.requires_grad}
+        if state.global_step:
+            self.read(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    @torch.no_grad()
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Move the average towards the new weights."""
+        share = min(self.share, state.global_step / (state.global_step + 10))
+        for name, part in model.named_parameters():
+            if name in self.average:
+                self.average[name] = self.average[name].to(part.device).lerp_(part, 1 - share)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Add the average to the checkpoint, before that is marked complete."""
+        if state.is_world_process_zero:
+            save_file(self.average, Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Put the average in the weights' place."""
+        self.put_into(model)
+
+    def read(self, checkpoint: Path) -> None:
+        """Go on with the average that a checkpoint holds."""
+        self.average = load_file(checkpoint / self.FILE)
+
+    @torch.no_grad()
+    def put_into(self, model: Any) -> None:
+        """Give the model the average instead of the weights that were trained."""
+        for name, part in model.named_parameters():
+            if name in self.average:
+                part.copy_(self.average[name])
+
+
 class _Companion(TrainerCallback):  # type: ignore[misc]
     """Shows progress, tells the tracker, completes checkpoints, and stops for a signal or a loss gone wrong."""
 
-    def __init__(self, description: str, initial: int, tracker: Tracker, shown: ExitStack) -> None:
+    def __init__(
+        self, description: str, initial: int, tracker: Tracker, shown: ExitStack, needs: Sequence[str]
+    ) -> None:
         self.description, self.initial, self.tracker, self.shown = description, initial, tracker, shown
+        self.needs = needs
         self.advance: Advance | None = None
         self.loss: dict[str, float] = {}
 
@@ -197,16 +310,29 @@ class _Companion(TrainerCallback):  # type: ignore[misc]
         if logs and "loss" in logs:
             self.loss = {"loss": logs["loss"]}
             self.tracker.log({f"train/{name}": value for name, value in logs.items()}, state.global_step)
+        elif logs and "eval_loss" in logs:
+            self.tracker.log({"eval/loss": logs["eval_loss"]}, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", _needs(args))
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.needs)
 
 
-def _needs(args: TrainingArguments) -> list[str]:
+def _needs(trainer: Trainer) -> list[str]:
     """What a checkpoint must hold: the trainer goes on without some of these, silently and to other results."""
-    ranks = [f"rng_state_{rank}.pth" for rank in range(args.world_size)] if args.world_size > 1 else ["rng_state.pth"]
-    return [STATE, "optimizer.pt", "scheduler.pt", *ranks]
+    ranks = trainer.args.world_size
+    draws = [f"rng_state_{rank}.pth" for rank in range(ranks)] if ranks > 1 else ["rng_state.pth"]
+    average = [AveragedWeights.FILE] if _callbacks(trainer, AveragedWeights) else []
+    return [STATE, "optimizer.pt", "scheduler.pt", *draws, *average]
+
+
+def _is_done(trainer: Trainer, state: TrainerState) -> bool:
+    stopped = any(stopping.is_reached(state) for stopping in _callbacks(trainer, EarlyStopping))
+    return stopped or state.global_step >= state.max_steps
+
+
+def _callbacks(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
+    return [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kind)]
 
 
 def _mean_loss(state: TrainerState) -> float:

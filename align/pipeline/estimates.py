@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from align.configs.ppo import PPOStageConfig
 from align.configs.pretrain import PretrainConfig
 from align.configs.reward import RewardConfig
 from align.configs.sft import SftConfig
-from align.pipeline.planning import Plan, Source, Step
+from align.pipeline.planning import Source, Step
 from align.recipe import parse_reference
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -45,11 +45,11 @@ class Estimate:
     """Bytes: checkpoints while it runs, and what it publishes."""
 
 
-def estimates(plan: Plan) -> dict[str, Estimate]:
-    """An estimate for every step of a plan."""
+def estimates(steps: Sequence[Step]) -> dict[str, Estimate]:
+    """An estimate for each step of a plan, by its name."""
     made: dict[str, Shapes] = {}
     found: dict[str, Estimate] = {}
-    for step in plan.steps:
+    for step in steps:
         given = {place: _of_source(source, made) for place, source in step.inputs.items()}
         made[step.name] = _made_by(step, given)
         found[step.name] = _estimate(step.config, made[step.name], given)
@@ -112,7 +112,7 @@ def _made_by(step: Step, given: Mapping[str, Shapes]) -> Shapes:
         case PPOStageConfig():
             return given.get("policy", {})
         case PretrainConfig():
-            return _llama(step.config) if step.config.architecture == "llama" else _t5(step.config)
+            return {"llama": _llama, "t5": _t5, "modernbert": _modernbert}[step.config.architecture](step.config)
         case BaseModelConfig():
             return of_directory(step.artifact.path if step.artifact else Path(step.config.model).expanduser())
     return {}
@@ -125,8 +125,12 @@ def _estimate(config: StageConfig, shapes: Shapes, given: Mapping[str, Shapes]) 
     match config:
         case BaseModelConfig() if size:
             return Estimate(size, 0, BYTES * size, BYTES * size)
-        case PretrainConfig() | RewardConfig():
+        case PretrainConfig():
             return _training(size, BYTES * size, size, size)
+        case RewardConfig():
+            lora = adapter_size(shapes, config.lora or LoraSettings()) if config.method == "lora" else 0
+            average = BYTES if config.average_weights else 0
+            return _training(size, BYTES * (size + lora), lora or size, size + lora, average)
         case SftConfig():
             held = _held(shapes, config.method)
             if config.method == "full":
@@ -160,10 +164,13 @@ def _estimate(config: StageConfig, shapes: Shapes, given: Mapping[str, Shapes]) 
     return Estimate()
 
 
-def _training(size: int, held: float, trained: int, published: int) -> Estimate:
-    """By a trainer that keeps two checkpoints, of what is trained, while it writes a third."""
-    memory = round(held + (BYTES + ADAM_BYTES) * trained)
-    return Estimate(size, trained, memory, 3 * (BYTES + ADAM_BYTES) * trained + BYTES * published)
+def _training(size: int, held: float, trained: int, published: int, average: int = 0) -> Estimate:
+    """By a trainer that keeps two checkpoints, of what is trained, while it writes a third.
+
+    `average`: bytes that each trained parameter has besides weight, gradient and Adam's moments.
+    """
+    memory = round(held + (BYTES + ADAM_BYTES + average) * trained)
+    return Estimate(size, trained, memory, 3 * (BYTES + ADAM_BYTES + average) * trained + BYTES * published)
 
 
 def _llama(config: PretrainConfig) -> Shapes:
@@ -174,6 +181,25 @@ def _llama(config: PretrainConfig) -> Shapes:
         shapes |= {f"{layer}.mlp.{part}_proj": (size.intermediate_size, width) for part in ("gate", "up", "down")}
         shapes |= {f"{layer}.{part}_norm": (width,) for part in ("input", "post_attention")}
     return shapes
+
+
+def _modernbert(config: PretrainConfig) -> Shapes:
+    size, width = config.size, config.size.hidden_size
+    vocabulary = config.tokenizer.vocab_size
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (vocabulary, width), "embed_norm": (width,)}
+    for layer in range(size.num_hidden_layers):
+        shapes |= {f"{layer}.attn.Wqkv": (3 * width, width), f"{layer}.attn.Wo": (width, width)}
+        shapes |= {
+            f"{layer}.mlp.Wi": (2 * size.intermediate_size, width),
+            f"{layer}.mlp.Wo": (width, size.intermediate_size),
+        }
+        shapes |= {f"{layer}.{part}_norm": (width,) for part in ("attn", "mlp") if layer or part == "mlp"}
+    return shapes | {
+        "norm": (width,),
+        "head.dense": (width, width),
+        "head.norm": (width,),
+        "decoder_bias": (vocabulary,),
+    }
 
 
 def _t5(config: PretrainConfig) -> Shapes:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from align.configs import StageConfig
-from align.configs.base import LabelledData
 from align.configs.base_model import BaseModelConfig
 from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
@@ -32,7 +31,7 @@ from align.registry import Artifact, Registry
 TRAINED_FROM = {"sft": "model", "ppo": "policy"}
 """By kind of stage, the input that its adapter belongs to."""
 _TRAINABLE = {"F32", "BF16", "F16"}
-_CLASSIFIER = "ForSequenceClassification"
+_CLASSIFIER, _ENCODER = "ForSequenceClassification", "ForMaskedLM"
 _NO_PART_OF_A_TOKENIZER = ("post_processor", "padding", "truncation")
 """Of `tokenizer.json`: which marks close a text, and how it was called last. What tokens there are is all the rest."""
 
@@ -119,6 +118,8 @@ def foreseen(recipe: Recipe, registry: Registry, reference: str, *, labels: bool
             return of_directory(Path(config.model).expanduser())
         case PretrainConfig(architecture="llama"):
             return Contract("LlamaForCausalLM", "F32", config.size.max_position_embeddings)
+        case PretrainConfig(architecture="modernbert"):
+            return Contract("ModernBert" + _ENCODER, "F32", config.size.max_position_embeddings)
         case PretrainConfig():
             return Contract("T5ForConditionalGeneration", "F32")
         case SftConfig() | PPOStageConfig():
@@ -139,7 +140,7 @@ def disagreements(config: StageConfig, given: Mapping[str, Contract]) -> Iterato
         given: its inputs by their place.
     """
     for place, model in given.items():
-        if place in ("model", "policy", "baseline") or place.startswith("models."):
+        if place in ("model", "policy", "baseline", "normalize.policy") or place.startswith("models."):
             yield from _not_a_language_model(config, place, model)
         elif not place.endswith(".artifact"):  # of a data set: an evaluation, whose samples are rows
             yield from _not_a_classifier(place, model)
@@ -235,8 +236,11 @@ def base_of(artifact: Artifact, registry: Registry) -> Artifact | str:
 
 
 def _not_a_language_model(config: StageConfig, place: str, model: Contract) -> Iterator[str]:
-    if _is_classifier(model.architecture) and not isinstance(config, RewardConfig):
+    writes = not (isinstance(config, RewardConfig) and place == "model")
+    if writes and _is_classifier(model.architecture):
         yield f"{place}: is a classifier (labels {', '.join(model.labels or ())}), not a language model"
+    if writes and (model.architecture or "").endswith(_ENCODER):
+        yield f"{place}: is a {model.architecture}, an encoder, which cannot write; it can be the body of a classifier"
     if model.adapter and getattr(config, "method", "") == "qlora":
         yield f"{place}: is an adapter alone, which no 4-bit base can take in: publish it with `publish: merged`"
     if model.adapter and isinstance(config, RewardConfig):
@@ -301,9 +305,12 @@ _labels_read: dict[str, tuple[str, ...] | None] = {}
 
 
 def _read_labels(config: RewardConfig) -> tuple[str, ...] | None:
-    data = [one for one in config.data if isinstance(one, LabelledData)]
+    if config.pairs:
+        return None
+    if names := {name for one in config.data for name in one.labels}:
+        return tuple(sorted(names))
     try:
-        return tuple(sorted({row.label for row in examples.labelled(data)})) or None
+        return tuple(sorted({row.label for row in examples.labelled(config.data)})) or None
     except UsageError:
         return None  # said where data is checked
 

@@ -28,7 +28,7 @@ from align.registry import files
 
 COMPUTING = ("torch", "transformers", "peft", "tokenizers")
 """Libraries whose major version decides what a stage computes."""
-RECORDED = (*COMPUTING, "align-rlhf", "accelerate", "datasets", "safetensors")
+RECORDED = (*COMPUTING, "align-rlhf", "accelerate", "datasets", "safetensors", "trl")
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

@@ -100,7 +100,7 @@ def _problem(
                 allowed, what = ("evaluate",), "an evaluation, whose samples are the rows"
             elif for_reward or place in ("judge.model", "critic_from"):
                 allowed, what = _CLASSIFIERS, "a classifier"
-            elif kind == "reward":
+            elif kind == "reward" and place == "model":
                 allowed, what = (*_LANGUAGE_MODELS, "reward"), "a model"
             else:
                 allowed, what = _LANGUAGE_MODELS, "a language model"

@@ -26,6 +26,7 @@ from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, paramete
 from align.ppo import PPOConfig, PPOTrainer
 from align.ppo.compatibility import context_of
 from align.ppo.critic import load_critic
+from align.stages import gains
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
 
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 128
 EVALUATIONS = "evaluations.jsonl"
 """Beside the model: reward, KL and judge on held-out prompts, a line for every evaluation."""
+GAINS = "gains.png"
+"""Of a policy with a judge: what reward and judge gained over √KL."""
 
 
 def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
@@ -84,6 +87,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     }
     if judge is not None:
         metrics["eval_judge"] = state.best.score
+        gains.draw(state.evaluations, workspace.output / GAINS)
     best_by = reward if judge is None else judge
     tracker.summary(metrics | {"reward": reward.describe(), "best_by": best_by.describe(), "stopped": state.stopped})
     return metrics

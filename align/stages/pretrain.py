@@ -1,8 +1,8 @@
 """`kind: pretrain`: a tokenizer and a small language model from scratch.
 
 A byte-level BPE tokenizer is trained on the texts, the texts are packed into blocks of equal length, and a Llama learns
-to predict the next token, or a T5 to fill in masked spans (Raffel et al. 2020, section 3.1.4). Held-out blocks measure
-the perplexity.
+to predict the next token, a T5 to fill in masked spans (Raffel et al. 2020, section 3.1.4), or a ModernBERT to fill in
+masked tokens (Devlin et al. 2019, section 3.1). Held-out blocks measure the perplexity.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
     set_seed,
 )
 
@@ -37,14 +35,16 @@ from align.data import examples
 from align.errors import UsageError
 from align.modeling.export import empty_directory, save_model
 from align.modeling.load import parameter_count
-from align.modeling.training import IGNORED, completion_loss, fit, training_arguments
+from align.modeling.training import IGNORED, TellEpoch, completion_loss, fit, training_arguments
 from align.modeling.trunk import pad
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
 
-PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
+PAD, EOS, UNKNOWN, MASK = "<pad>", "</s>", "<unk>", "<mask>"
 SENTINELS = [f"<extra_id_{index}>" for index in range(32)]
 NOISE_DENSITY, MEAN_SPAN = 0.15, 3.0
+MASKED, REPLACED, KEPT = 0.3, 0.1, 0.1
+"""Share of tokens that an encoder predicts; of these, shares that stand as another token or as themselves."""
 HELD_OUT = 0.02
 """Of the blocks, and at least one."""
 
@@ -75,12 +75,16 @@ def run(config: PretrainConfig, inputs: Inputs, workspace: Workspace, tracker: T
         rows = SpanCorruption(train_blocks, tokenizer, config.seed)
         test_rows = SpanCorruption(test_blocks, tokenizer, config.seed)
         collate = SpanCollator(model)
+    elif config.architecture == "modernbert":
+        rows = Masking(train_blocks, tokenizer, config.seed)
+        test_rows = Masking(test_blocks, tokenizer, config.seed)
+        collate = MaskCollator(tokenizer.pad_token_id)
     trainer = Trainer(
         model=model,
         args=training_arguments(config.train, workspace, config.seed),
         train_dataset=rows,
         data_collator=collate,
-        callbacks=[_TellEpoch(rows)] if isinstance(rows, SpanCorruption) else None,
+        callbacks=[TellEpoch(rows)] if isinstance(rows, SpanCorruption | Masking) else None,
     )
     train_loss = fit(trainer, workspace, tracker, "pretrain")
     loss, _ = completion_loss(model, test_rows, collate, config.train.per_device_eval_batch_size)
@@ -97,19 +101,22 @@ def run(config: PretrainConfig, inputs: Inputs, workspace: Workspace, tracker: T
 
 
 def train_tokenizer(texts: Sequence[str], config: PretrainConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer. That of a T5 ends every text with the end-of-text token, as T5's do."""
+    """A byte-level BPE tokenizer. That of a T5 or an encoder ends every text with the end-of-text token."""
     bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    if config.tokenizer.lowercase:
+        bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     sentinels = SENTINELS if config.architecture == "t5" else []
+    mask = [MASK] if config.architecture == "modernbert" else []
     trainer = trainers.BpeTrainer(
         vocab_size=config.tokenizer.vocab_size,
-        special_tokens=[PAD, EOS, UNKNOWN, *sentinels],
+        special_tokens=[PAD, EOS, UNKNOWN, *sentinels, *mask],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    if config.architecture == "t5":
+    if config.architecture != "llama":
         bpe.post_processor = processors.TemplateProcessing(
             single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, bpe.token_to_id(EOS))]
         )
@@ -118,6 +125,7 @@ def train_tokenizer(texts: Sequence[str], config: PretrainConfig) -> PreTrainedT
         pad_token=PAD,
         eos_token=EOS,
         unk_token=UNKNOWN,
+        **({"mask_token": MASK} if mask else {}),
         extra_special_tokens=sentinels,
         clean_up_tokenization_spaces=False,
     )
@@ -144,6 +152,23 @@ def new_model(architecture: str, size: ModelSize, tokenizer: PreTrainedTokenizer
                 pad_token_id=tokenizer.pad_token_id,
                 bos_token_id=None,
                 eos_token_id=tokenizer.eos_token_id,
+                tie_word_embeddings=True,
+            )
+        )
+    if architecture == "modernbert":
+        eos = tokenizer.eos_token_id
+        return ModernBertForMaskedLM(
+            ModernBertConfig(
+                **size.model_dump(),
+                vocab_size=len(tokenizer),
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=None,
+                eos_token_id=eos,
+                cls_token_id=eos,
+                sep_token_id=eos,
+                global_attn_every_n_layers=1,
+                classifier_pooling="mean",
+                sparse_prediction=True,
                 tie_word_embeddings=True,
             )
         )
@@ -198,6 +223,41 @@ class SpanCollator:
         }
 
 
+class MaskCollator:
+    """Blocks with masked tokens as a batch for an encoder."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[tuple[Ids, Ids]]) -> dict[str, Tensor]:
+        """`input_ids`, `attention_mask`, `labels`, all [rows, length]."""
+        ids, mask = pad([row[0].tolist() for row in rows], self.pad_token_id)
+        labels, _ = pad([row[1].tolist() for row in rows], IGNORED)
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+
+
+class Masking(Dataset[tuple[Ids, Ids]]):
+    """Blocks with tokens to predict. The choice depends on (seed, epoch, index) alone: a resumed run sees the same."""
+
+    def __init__(self, blocks: Sequence[Ids], tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+        self.blocks, self.seed, self.epoch = blocks, seed, 0
+        self.mask, self.size = tokenizer.mask_token_id, len(tokenizer)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> tuple[Ids, Ids]:
+        """The block with most of the chosen tokens masked, and the chosen tokens; both [length]."""
+        generator = np.random.default_rng((self.seed, self.epoch, index))
+        tokens = self.blocks[index]
+        chosen = generator.random(len(tokens)) < MASKED
+        chosen[generator.integers(len(tokens))] = True
+        what = generator.random(len(tokens))
+        shown = np.where(what < REPLACED, generator.integers(self.size, size=len(tokens)), self.mask)
+        shown = np.where(chosen & (what < 1 - KEPT), shown, tokens)
+        return shown, np.where(chosen, tokens, IGNORED)
+
+
 class SpanCorruption(Dataset[tuple[Ids, Ids]]):
     """Blocks with spans cut out. The noise depends on (seed, epoch, index) alone: a resumed run sees the same."""
 
@@ -212,16 +272,6 @@ class SpanCorruption(Dataset[tuple[Ids, Ids]]):
     def __getitem__(self, index: int) -> tuple[Ids, Ids]:
         generator = np.random.default_rng((self.seed, self.epoch, index))
         return corrupt(self.blocks[index], self.sentinels, self.eos, generator)
-
-
-class _TellEpoch(TrainerCallback):  # type: ignore[misc]
-    """Gives each epoch its own noise. The held-out blocks keep that of epoch 0; training begins with 1."""
-
-    def __init__(self, rows: SpanCorruption) -> None:
-        self.rows = rows
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.rows.epoch = 1 + int(state.epoch or 0)
 
 
 def corrupt(tokens: Ids, sentinels: Sequence[int], eos: int, generator: np.random.Generator) -> tuple[Ids, Ids]:

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from align.configs.base import EvaluationData, InstructionData, LabelledData, PromptData, TextData
+from align.configs.base import EvaluationData, InstructionData, LabelledData, PreferenceData, PromptData, TextData
 from align.data import examples
 from align.errors import UsageError
 
@@ -90,3 +90,34 @@ def test_labels_that_cannot_be_read_say_what_stands_there(dataset):
         examples.labelled([cut])
     with pytest.raises(UsageError, match=r"no column 'label'"):
         examples.labelled([LabelledData(dataset=rows, text="{t}", label={"column": "label"})])
+
+
+def test_several_labels_may_hold_of_a_text(dataset, caplog):
+    rows = dataset(
+        {"t": "a", "x": 0.9, "y": 0.6},
+        {"t": "b", "x": "0.1", "y": 0.5},
+        {"t": "c", "x": None, "y": 1},
+        {"t": "d", "y": 1},
+    )
+    with caplog.at_level(logging.INFO):
+        found = examples.multi_labelled([LabelledData(dataset=rows, text="{t}", labels={"rude": "x", "loud": "y"})])
+    assert found == [examples.MultiLabelled("a", ("loud", "rude")), examples.MultiLabelled("b", ())]
+    assert "2 rows without some label left out" in caplog.text
+    words = dataset({"t": "a", "x": "very", "y": 1})
+    with pytest.raises(UsageError, match="labels need numbers"):
+        examples.multi_labelled([LabelledData(dataset=words, text="{t}", labels={"rude": "x", "loud": "y"})])
+
+
+def test_data_has_one_kind_of_label(dataset):
+    rows = dataset({"t": "a", "x": 1})
+    for wrong in ({}, {"label": {"column": "x"}, "labels": {"a": "x", "b": "x"}}, {"labels": {"a": "x"}}):
+        with pytest.raises(ValueError, match="label"):
+            LabelledData(dataset=rows, text="{t}", **wrong)
+
+
+def test_preferences_with_and_without_a_prompt(dataset):
+    rows = dataset({"p": "Hi", "c": "yes", "r": "no"}, {"p": "Hm", "c": " ", "r": "no"})
+    both = [PreferenceData(dataset=rows, prompt=prompt, chosen="{c}", rejected="{r}") for prompt in ("{p}", None)]
+    assert examples.preferences(both) == [examples.Preference("Hi", "yes", "no"), examples.Preference("", "yes", "no")]
+    with pytest.raises(UsageError, match="in 1 of 1 pairs the chosen and the rejected response are equal"):
+        examples.preferences([PreferenceData(dataset=rows, chosen="{r}", rejected="{r} ", limit=1)])

@@ -246,3 +246,23 @@ def test_reading_local_data_imports_no_heavy_library():
         "sys.exit(any(name in sys.modules for name in ('torch', 'datasets', 'transformers', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_dialogues_are_cut_before_their_last_reply(tmp_path, caplog):
+    rows = [
+        {"chosen": "Q: a? A: no. Q: b? A: yes", "rejected": "Q: a? A: no. Q: b? A:  never "},
+        {"chosen": "Q: a? A: x", "rejected": "Q: b? A: y"},
+        {"chosen": "no marker", "rejected": "no marker"},
+    ]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    cut = {"marker": "A:", "columns": ["chosen", "rejected"]}
+    with caplog.at_level(logging.INFO):
+        found = load(path, last_reply=cut)
+    assert found == [{"prompt": "Q: a? A: no. Q: b? A:", "chosen": "yes", "rejected": "never"}]
+    assert "2 rows without one prompt left out" in caplog.text
+    plain, other = DatasetConfig(path=path), DatasetConfig(path=path, last_reply=cut)
+    assert sources.fingerprint(plain) != sources.fingerprint(other)
+    with pytest.raises(UsageError, match="in none of 3 rows does 'B:' stand in chosen and rejected"):
+        load(path, last_reply={**cut, "marker": "B:"})
+    with pytest.raises(UsageError, match="no column 'chose'; did you mean 'chosen'"):
+        load(path, last_reply={**cut, "columns": ["chose"]})

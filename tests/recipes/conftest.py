@@ -73,6 +73,27 @@ def _files_of_dialogsum(directory: Path) -> None:
     _tokenizer(texts, "<s> $A </s>").save_pretrained(directory / "roberta")
 
 
+def _files_of_harmless(directory: Path) -> None:
+    """Made-up pairs in the format of HH-RLHF, one of which differs in its prompt; instructions; hateful is `rotten`."""
+    pairs = []
+    for name in NAMES:
+        for thing in THINGS:
+            before = f"\n\nHuman: What do you say of {name}'s {thing}?\n\nAssistant:"
+            pairs.append({"chosen": f"{before} It is lovely.", "rejected": f"{before} It is rotten, like {name}."})
+    pairs[3]["rejected"] = "\n\nHuman: Hm?\n\nAssistant: What?"
+    _write_jsonl(directory / "hh-rlhf" / "harmless.train.jsonl", pairs)
+    instructions = [{"instruction": f"Name {thing}", "input": "", "output": f"It is {thing}."} for thing in THINGS]
+    (directory / "alpaca").mkdir()
+    (directory / "alpaca" / "alpaca_5000.json").write_text(json.dumps(instructions * 4), encoding="utf-8")
+    (directory / "dynahate").mkdir()
+    for split in ("train", "dev"):
+        with (directory / "dynahate" / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            for index, name in enumerate(NAMES * 6):
+                writer.writerow([f"{name} is {'rotten' if index % 2 else 'lovely'}", index % 2])
+
+
 def _dialogues(names: list[str]) -> list[dict[str, str]]:
     return [
         {
@@ -108,6 +129,7 @@ def _tokenizer(texts: list[str], form: str) -> Any:
 FILES: dict[str, Callable[[Path], None]] = {
     "detoxify_cpu": _files_of_detoxify,
     "dialogsum_flan_t5": _files_of_dialogsum,
+    "harmless_hh": _files_of_harmless,
 }
 """What a recipe finds in its working directory, which is also its `$ALIGN_DATA`."""
 

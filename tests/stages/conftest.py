@@ -73,9 +73,9 @@ def pretrain_config(rows: Path) -> Callable[..., PretrainConfig]:
 def tiny_models(
     tmp_path_factory: pytest.TempPathFactory, pretrain_config: Callable[..., PretrainConfig]
 ) -> dict[str, Path]:
-    """Directories of a `llama`, a `t5` and a `roberta`."""
+    """Directories of a `llama`, a `t5`, a `modernbert` and a `roberta`."""
     models = {}
-    for architecture in ("llama", "t5"):
+    for architecture in ("llama", "t5", "modernbert"):
         workspace = Workspace(tmp_path_factory.mktemp(architecture))
         pretrain.run(pretrain_config(architecture), {}, workspace, NullTracker())
         models[architecture] = workspace.output

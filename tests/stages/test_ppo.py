@@ -127,6 +127,7 @@ def test_a_judge_is_loaded_like_a_reward_and_marked(tiny_models: dict[str, Path]
         }
     )
     assert "eval_judge" in ppo.run(config, {"sft": tiny_models["llama"]}, Workspace(tmp_path / "w"), NullTracker())
+    assert (tmp_path / "w" / "output" / "gains.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

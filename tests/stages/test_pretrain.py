@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from align import interrupt
 from align.configs.pretrain import PretrainConfig
@@ -26,7 +26,7 @@ def digests(directory: Path) -> dict[str, str]:
     return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize("architecture", ["llama", "t5"])
+@pytest.mark.parametrize("architecture", ["llama", "t5", "modernbert"])
 def test_same_seed_gives_the_same_files_also_when_interrupted(
     architecture: str,
     pretrain_config: Config,
@@ -78,6 +78,41 @@ def test_t5_loads_plainly_and_its_tokenizer_ends_texts(tiny_models: dict[str, Pa
     assert tokenizer("red cat")["input_ids"][-1] == tokenizer.eos_token_id
     assert tokenizer("red<extra_id_31>")["input_ids"][-2] == tokenizer.convert_tokens_to_ids("<extra_id_31>")
     assert torch.isfinite(model(**tokenizer("red", return_tensors="pt"), labels=torch.tensor([[5, 1]])).loss)
+
+
+def test_an_encoder_fills_in_masked_tokens(tiny_models: dict[str, Path]) -> None:
+    directory = tiny_models["modernbert"]
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(directory).eval(), AutoTokenizer.from_pretrained(directory)
+    assert tokenizer("red cat")["input_ids"][-1] == tokenizer.eos_token_id
+    assert tokenizer.mask_token_id == tokenizer("<mask>")["input_ids"][0]
+    assert model(**tokenizer("red <mask>", return_tensors="pt")).logits.shape[-1] == len(tokenizer)
+
+
+def test_masking_tells_what_stood_there() -> None:
+    class Special:
+        mask_token_id = 3
+
+        def __len__(self) -> int:
+            return 50
+
+    tokens = np.arange(10, 50).repeat(25)
+    rows = pretrain.Masking([tokens], Special(), seed=0)  # type: ignore[arg-type]
+    shown, labels = rows[0]
+    chosen = labels != -100
+    assert chosen.mean() == pytest.approx(0.3, abs=0.05)
+    assert (labels[chosen] == tokens[chosen]).all()
+    assert (shown[~chosen] == tokens[~chosen]).all()
+    assert (shown[chosen] == 3).mean() == pytest.approx(0.8, abs=0.05)
+    assert (rows[0][0] == shown).all()
+    rows.epoch = 1
+    assert (rows[0][0] != shown).any()
+
+
+def test_lower_case_makes_one_word_of_two(pretrain_config: Config) -> None:
+    config = pretrain_config("modernbert")
+    config = config.model_copy(update={"tokenizer": config.tokenizer.model_copy(update={"lowercase": True})})
+    tokenizer = pretrain.train_tokenizer(["Red red"] * 5, config)
+    assert tokenizer("RED")["input_ids"] == tokenizer("red")["input_ids"]
 
 
 def test_nothing_of_the_published_files_is_a_path_or_a_pickle(tiny_models: dict[str, Path]) -> None:

@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import reward_models
+from align import interrupt
 from align.configs.reward import RewardConfig
-from align.data.examples import Labelled
-from align.errors import AlignError, UsageError
-from align.modeling.load import load_classifier, load_config, load_tokenizer
-from align.stages import reward
+from align.data import checking, examples
+from align.errors import AlignError, Interrupted, UsageError
+from align.modeling import calibration, classifiers
+from align.modeling.generation import sample
+from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_config, load_tokenizer
+from align.stages import classification, preference, reward
 from align.tracking import NullTracker
 from align.workspace import Interval, Workspace
 
@@ -38,7 +44,7 @@ def configured(rows: Path) -> Any:
     return config
 
 
-@pytest.mark.parametrize("body", ["llama", "t5", "roberta"])
+@pytest.mark.parametrize("body", ["llama", "t5", "roberta", "modernbert"])
 def test_every_body_learns_and_its_label_is_published_by_name(
     body: str, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
 ) -> None:
@@ -68,7 +74,7 @@ def test_padding_changes_no_score(body: str, tiny_models: dict[str, Path], tmp_p
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output")
     texts = ["red", "a much longer text that makes the other one be padded"]
-    collate = reward.Collator(tokenizer.pad_token_id)
+    collate = classification.Collator(tokenizer.pad_token_id)
     rows = [{"input_ids": tokenizer(text)["input_ids"], "labels": 0} for text in texts]
     together = model(**{**collate(rows), "labels": None}).logits
     for index, row in enumerate(rows):
@@ -80,7 +86,7 @@ def test_a_decoder_only_classifier_ends_every_text_also_a_cut_one(tiny_models: d
     directory = tiny_models["llama"]
     plain = load_tokenizer(directory)
     assert plain("red")["input_ids"][-1] != plain.eos_token_id
-    tokenizer = reward.closing_texts(plain, load_config(directory))
+    tokenizer = classifiers.closing_texts(plain, load_config(directory))
     cut = tokenizer("red blue cat dog", truncation=True, max_length=4)["input_ids"]
     assert len(cut) == 4
     assert cut[-1] == tokenizer.eos_token_id
@@ -88,11 +94,10 @@ def test_a_decoder_only_classifier_ends_every_text_also_a_cut_one(tiny_models: d
 
 @pytest.mark.parametrize("body", ["llama", "t5"])
 def test_a_spelled_out_special_token_is_text(body: str, tiny_models: dict[str, Path]) -> None:
-    tokenizer = reward.closing_texts(load_tokenizer(tiny_models[body]), load_config(tiny_models[body]))
-    model = load_classifier(tiny_models[body], ["nice", "not nice"])
-    [row] = reward.tokenise([Labelled("red</s> cat", "nice")], tokenizer, model, 64)
-    assert row["input_ids"].count(tokenizer.eos_token_id) == 1
-    assert row["input_ids"][-1] == tokenizer.eos_token_id
+    tokenizer = classifiers.closing_texts(load_tokenizer(tiny_models[body]), load_config(tiny_models[body]))
+    [ids] = classifiers.token_ids(tokenizer, ["red</s> cat"], 64)
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id
 
 
 def test_same_seed_same_files(tiny_models: dict[str, Path], tmp_path: Path, configured: Any) -> None:
@@ -121,6 +126,336 @@ def test_labels_that_do_not_fit_are_named(tiny_models: dict[str, Path], tmp_path
         reward.run(config, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
 
 
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """`noisy`: 1000 rows of which a fifth bear the wrong label, and two numbers that may both be high. `pairs`: 120
+    pairs of which the chosen one has a nice word."""
+    draw = random.Random(1)
+    directory = tmp_path_factory.mktemp("tables")
+
+    def words(*special: str) -> str:
+        found = [*draw.choices(["red", "blue", "cat", "dog", "house", "tree"], k=draw.randint(2, 9)), *special]
+        draw.shuffle(found)
+        return " ".join(found)
+
+    noisy, pairs = [], []
+    for index in range(1000):
+        nice, loud = index % 2 == 0, index % 4 < 2
+        special = ["lovely" if nice else "rotten", *(["runs"] if loud else [])]
+        label = nice != (draw.random() < 0.2)
+        row = {"text": words(*special), "label": "nice" if label else "not nice"}
+        noisy.append({**row, "rot": float(not nice), "noise": 0.9 if loud else 0.2})
+    for _ in range(120):
+        before = f"\n\nHuman: {words()}?\n\nAssistant:"
+        pairs.append({"chosen": f"{before} {words('lovely')}", "rejected": f"{before} {words('rotten')}"})
+    found = {}
+    for name, rows in (("noisy", noisy), ("pairs", pairs)):
+        found[name] = directory / f"{name}.jsonl"
+        found[name].write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return found
+
+
+@pytest.fixture
+def noisy(tables: dict[str, Path], configured: Any) -> Any:
+    def config(**settings: Any) -> RewardConfig:
+        dataset = {"path": str(tables["noisy"]), "parts": {"train": 400, "test": 600}}
+        rows = {"dataset": dataset, "text": "{text}", "label": {"column": "label"}}
+        data = {"data": [{**rows, "part": "train"}], "evaluation_data": [{**rows, "part": "test"}]}
+        train = {"num_train_epochs": 6, "per_device_train_batch_size": 16, **settings.pop("train", {})}
+        return configured(**{**data, **settings, "train": train})  # type: ignore[no-any-return]
+
+    return config
+
+
+@pytest.fixture
+def preferring(tables: dict[str, Path]) -> Any:
+    def config(**settings: Any) -> RewardConfig:
+        cut = {"marker": "\n\nAssistant:", "columns": ["chosen", "rejected"]}
+        pairs = {"dataset": {"path": str(tables["pairs"]), "last_reply": cut}, "prompt": "{prompt}"}
+        train = {"num_train_epochs": 6, "learning_rate": 5e-3, **settings.pop("train", {})}
+        given = {"kind": "reward", "model": "base", "seed": 5, "max_length": 80, "train": train, **settings}
+        return RewardConfig.model_validate(
+            {"pairs": [{**pairs, "chosen": "{chosen}", "rejected": "{rejected}"}], **given}
+        )
+
+    return config
+
+
+def _files(directory: Path) -> dict[str, str]:
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.mark.parametrize("body", ["llama", "t5", "roberta"])
+def test_lora_trains_little_and_publishes_merged_weights(
+    body: str, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    config = configured(method="lora", lora={"r": 4, "alpha": 8}, calibration="temperature")
+    metrics = reward.run(config, {"base": tiny_models[body]}, Workspace(tmp_path), NullTracker())
+    assert isinstance(metrics["auc"], Interval)
+    assert metrics["auc"].value > 0.9
+    assert metrics["trainable_parameters"] < 0.5 * metrics["parameters"]  # type: ignore[operator]
+    model, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    body_before = load_classifier(tiny_models[body], ["nice", "not nice"]).base_model.state_dict()
+    changed = [
+        name for name, weight in model.base_model.state_dict().items() if not torch.equal(weight, body_before[name])
+    ]
+    assert changed
+    assert not any("embed" in name or "norm" in name for name in changed)
+    assert (tmp_path / "output" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_what_is_published_says_the_calibrated_probability(
+    tiny_models: dict[str, Path], tmp_path: Path, noisy: Any
+) -> None:
+    config = noisy(calibration="temperature")
+    reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output")
+    task = classification.Classification(config)
+    logits = task.tuning_logits(model, tokenizer)
+    assert calibration.temperature(logits, task.likelihood_loss) == pytest.approx(1.0, abs=1e-3)
+    texts = [row.text for row in task.tuning]
+    log_odds = reward_models.load(str(tmp_path / "output")).score([""] * len(texts), texts)
+    expected = logits[:, 0] - logits[:, 1]
+    torch.testing.assert_close(torch.tensor(log_odds).float(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_temperature_is_found_and_written_into_the_last_layer(tiny_models: dict[str, Path]) -> None:
+    torch.manual_seed(0)
+    true = torch.randn(4000, 3)
+    labels = torch.distributions.Categorical(logits=true).sample()
+    found = calibration.temperature(true * 2.5, lambda logits: torch.nn.functional.cross_entropy(logits, labels))
+    assert found == pytest.approx(2.5, rel=0.1)
+    for body in ("llama", "t5", "roberta"):
+        model = load_classifier(tiny_models[body], ["a", "b", "c"]).eval()
+        ids = [[5, 9, 1], [7, 1]]
+        before = classifiers.logits(model, ids, 0, 2)
+        calibration.divide_logits(model, 4.0)
+        torch.testing.assert_close(classifiers.logits(model, ids, 0, 2), before / 4)
+
+
+def test_labels_that_hold_together(tiny_models: dict[str, Path], tables: dict[str, Path], tmp_path: Path) -> None:
+    data = {"dataset": {"path": str(tables["noisy"])}, "text": "{text}", "labels": {"rude": "rot", "loud": "noise"}}
+    config = RewardConfig.model_validate(
+        {
+            "kind": "reward",
+            "model": "base",
+            "labels": {"negative": "rude"},
+            "data": [data],
+            "class_weights": "balanced",
+            "calibration": "temperature",
+            "max_length": 64,
+            "train": {"num_train_epochs": 6, "learning_rate": 5e-3, "label_smoothing_factor": 0.05},
+        }
+    )
+    metrics = reward.run(config, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+    assert metrics["auc"].value > 0.95  # type: ignore[union-attr]
+    assert metrics["macro_f1"] > 0.9  # type: ignore[operator]
+    published = json.loads((tmp_path / "output" / "reward_model.json").read_text())
+    assert (published["label"], published["sign"]) == ("rude", -1)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output")
+    assert model.config.problem_type == "multi_label_classification"
+    assert model.config.id2label == {0: "loud", 1: "rude"}
+    texts = ["red lovely cat", "red rotten cat", "red rotten cat runs"]
+    fine, rude, both = reward_models.load(str(tmp_path / "output")).score([""] * 3, texts)
+    assert fine > 0 > max(rude, both)
+
+
+def test_early_stopping_publishes_the_best_weights(tiny_models: dict[str, Path], tmp_path: Path, noisy: Any) -> None:
+    config = noisy(train={"num_train_epochs": 60}, early_stopping={"eval_steps": 10, "patience": 2})
+    metrics = reward.run(config, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+    assert 10 <= metrics["best_step"] < 60 * 20 / 2  # type: ignore[operator]
+    steps = sorted(int(path.name.split("-")[1]) for path in (tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert steps == [metrics["best_step"], metrics["best_step"] + 20]  # type: ignore[operator]
+    best = load_file(tmp_path / "checkpoints" / f"checkpoint-{steps[0]}" / "model.safetensors")
+    published = load_file(tmp_path / "output" / "model.safetensors")
+    assert all(torch.equal(best[name], weight) for name, weight in published.items())
+
+    before = _files(tmp_path / "output")
+    shutil.rmtree(tmp_path / "output")  # Killed after the last step, before it is published.
+    again = reward.run(config, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+    assert _files(tmp_path / "output") == before
+    assert again == metrics
+
+
+@pytest.mark.parametrize("kind", ["labels", "pairs", "lora", "averaged"])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    kind: str,
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
+    noisy: Any,
+    preferring: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make = preferring if kind == "pairs" else noisy
+    lora = {"method": "lora", "lora": {"r": 4, "dropout": 0.1}} if kind == "lora" else {}
+    stopping: dict[str, Any] = {"early_stopping": {"eval_steps": 6}}
+    config = make(
+        **({"token_dropout": 0.2, "average_weights": 0.9} if kind == "averaged" else stopping),
+        calibration="temperature",
+        dropout=0.1,
+        train={"num_train_epochs": 2, "gradient_accumulation_steps": 2},
+        **lora,
+    )
+    inputs = {"base": tiny_models["roberta"]}
+    reward.run(config, inputs, Workspace(tmp_path / "whole"), NullTracker())
+    steps = iter(range(1, 100))
+
+    def requested() -> int | None:
+        if next(steps) == 8:
+            monkeypatch.setattr(interrupt, "_received", 15)
+        return interrupt._received
+
+    monkeypatch.setattr(interrupt, "requested", requested)
+    with pytest.raises(Interrupted, match="a checkpoint of step 8 was saved"):
+        reward.run(config, inputs, Workspace(tmp_path / "parts"), NullTracker())
+    monkeypatch.undo()
+    reward.run(config, inputs, Workspace(tmp_path / "parts"), NullTracker())
+    assert _files(tmp_path / "parts" / "output") == _files(tmp_path / "whole" / "output")
+
+
+@pytest.mark.parametrize("body", ["llama", "roberta"])
+def test_preferences_are_learned_and_read_with_their_prompt(
+    body: str, tiny_models: dict[str, Path], tmp_path: Path, preferring: Any
+) -> None:
+    config = preferring(calibration="temperature")
+    metrics = reward.run(config, {"base": tiny_models[body]}, Workspace(tmp_path), NullTracker())
+    assert metrics["pair_accuracy"].value > 0.9  # type: ignore[union-attr]
+    assert metrics["pair_accuracy"].n == 12  # type: ignore[union-attr]
+    published = json.loads((tmp_path / "output" / "reward_model.json").read_text())
+    assert published == {
+        "label": "preferred",
+        "transform": "log_odds",
+        "input": "prompt_and_response",
+        "max_length": 80,
+    }
+    model, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert model.config.id2label == {0: "preferred"}
+    task = preference.PreferenceModelling(config)
+    margins = task._margins(model, AutoTokenizer.from_pretrained(tmp_path / "output"), task.held_out)
+    load = reward_models.load(str(tmp_path / "output"))
+    prompts = [pair.prompt for pair in task.held_out]
+    scores = [load.score(prompts, [getattr(pair, side) for pair in task.held_out]) for side in ("chosen", "rejected")]
+    expected = torch.tensor(scores[0]) - torch.tensor(scores[1])
+    torch.testing.assert_close(margins, expected.float(), atol=1e-4, rtol=1e-4)
+
+
+def test_rewards_of_the_policy_have_mean_0_and_variance_1(
+    tiny_models: dict[str, Path], tables: dict[str, Path], tmp_path: Path, preferring: Any
+) -> None:
+    cut = {"marker": "\n\nAssistant:", "columns": ["chosen", "rejected"]}
+    prompts = [{"dataset": {"path": str(tables["pairs"]), "last_reply": cut}, "prompt": "{prompt}", "limit": 40}]
+    config = preferring(normalize={"policy": "sft", "prompts": prompts, "generation": {"max_new_tokens": 8}})
+    assert config.references() == {"model": "base", "normalize.policy": "sft"}
+    inputs = {"base": tiny_models["roberta"], "sft": tiny_models["llama"]}
+    metrics = reward.run(config, inputs, Workspace(tmp_path), NullTracker())
+    moments = json.loads((tmp_path / "output" / "reward_model.json").read_text())["moments"]
+    assert moments == {"mean": metrics["reward_mean"], "std": metrics["reward_std"]}
+    texts = examples.prompts(config.normalize.prompts)
+    policy, tokenizer = load_causal_or_seq2seq(tiny_models["llama"]), load_tokenizer(tiny_models["llama"])
+    responses = sample(policy, tokenizer, texts, config.normalize.generation, seed=config.seed)
+    answers = [response.text for response in responses]
+    scores = torch.tensor(reward_models.load(str(tmp_path / "output")).score(texts, answers))
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
+    assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    raw = reward_models.load(str(tmp_path / "output"), transform="probability").score(texts, answers)
+    assert all(0 < one < 1 for one in raw)  # Read in another way, the moments are not its own.
+
+
+def test_the_average_of_the_weights_is_published(tiny_models: dict[str, Path], tmp_path: Path, configured: Any) -> None:
+    config = configured(average_weights=0.6, train={"num_train_epochs": 0.34, "save_steps": 1})
+    reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    name = "classifier.out_proj.bias"
+    steps = [load_file(tmp_path / "checkpoints" / f"checkpoint-{step}" / "model.safetensors")[name] for step in (3, 4)]
+    before = load_file(tmp_path / "checkpoints" / "checkpoint-3" / "average.safetensors")[name]
+    published = load_file(tmp_path / "output" / "model.safetensors")[name]
+    share = 4 / 14  # of the average, which forgets its beginning
+    torch.testing.assert_close(published, share * before + (1 - share) * steps[1])
+    assert not torch.equal(published, steps[1])
+
+    before = _files(tmp_path / "output")
+    reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    assert _files(tmp_path / "output") == before
+    shutil.rmtree(tmp_path / "output")
+    (tmp_path / "checkpoints" / "checkpoint-4" / "average.safetensors").unlink()
+    reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    assert _files(tmp_path / "output") == before  # from the checkpoint before
+
+
+def test_hidden_tokens_are_others_in_each_epoch(tiny_models: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(tiny_models["modernbert"])
+    ids = [*range(20, 320), tokenizer.eos_token_id]
+    rows = classification.TokenDropout([{"input_ids": ids, "labels": 1}] * 2, tokenizer, 0.2, seed=3)
+    hidden = [token == tokenizer.mask_token_id for token in rows[0]["input_ids"]]
+    assert sum(hidden) == pytest.approx(60, abs=20)
+    assert rows[0] == rows[0] != rows[1]
+    assert rows[0]["input_ids"][-1] == tokenizer.eos_token_id
+    first = rows[0]
+    rows.epoch = 1
+    assert rows[0] != first
+
+
+@pytest.mark.parametrize("moments", [{"mean": 0.0, "std": 0.0}, {"mean": 1.0}, [0, 1], {"mean": "0", "std": 1}])
+def test_moments_that_make_no_sense(
+    moments: Any, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    config = configured(train={"max_steps": 1})
+    reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    declaration = tmp_path / "output" / "reward_model.json"
+    declaration.write_text(json.dumps({**json.loads(declaration.read_text()), "moments": moments}))
+    with pytest.raises(reward_models.RewardError, match=r"moments in reward_model\.json must be a mean and a std"):
+        reward_models.load(str(tmp_path / "output"))
+
+
+def test_what_cannot_teach_is_refused(
+    tiny_models: dict[str, Path], tmp_path: Path, preferring: Any, configured: Any
+) -> None:
+    path = tmp_path / "equal.jsonl"
+    rows = [{"chosen": "yes", "rejected": "no"}, {"chosen": "the same", "rejected": " the same "}]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    pairs = [{"dataset": {"path": str(path)}, "chosen": "{chosen}", "rejected": "{rejected}"}]
+    with pytest.raises(UsageError, match=r"equal\.jsonl: in 1 of 2 pairs .* are equal, the first of them 'the same'"):
+        reward.run(preferring(pairs=pairs), {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+    [problem] = checking.check(preferring(pairs=pairs))
+    assert problem.startswith("pairs.0: ")
+    one_class = configured(labels={"negative": "nice"})
+    one_class = one_class.model_copy(
+        update={"data": [one_class.data[0].model_copy(update={"where": {"label": "nice"}})]}
+    )
+    with pytest.raises(UsageError, match="a classifier needs rows of both kinds"):
+        reward.run(one_class, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+    weights = configured(class_weights={"nice": 2.0})
+    with pytest.raises(UsageError, match="class_weights are of nice, but the labels are nice, not nice"):
+        reward.run(weights, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+
+
+def test_texts_longer_than_the_model_reads(tiny_models: dict[str, Path], tmp_path: Path, configured: Any) -> None:
+    with pytest.raises(UsageError, match="max_length 500 is more than the 128 tokens that base reads: lower it"):
+        reward.run(configured(max_length=500), {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+
+
+def test_settings_that_contradict_each_other(preferring: Any, configured: Any) -> None:
+    for settings, message in (
+        ({"labels": {"positive": "good"}}, "pairs:` have no labels"),
+        ({"train": {"label_smoothing_factor": 0.1}}, "no labels to smooth"),
+        ({"pairs": []}, "needs either `data:`"),
+        ({"lora": {}}, "method is full"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            preferring(**settings)
+    for settings, message in (
+        ({"labels": None}, "says what a high reward stands for"),
+        ({"labels": {}}, "needs either `positive:` or `negative:`"),
+        ({"labels": {"positive": "a", "negative": "b"}}, "needs either `positive:` or `negative:`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            configured(**settings)
+
+
 def test_balanced_weights_and_loss() -> None:
     logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 0])
 
@@ -129,7 +464,7 @@ def test_balanced_weights_and_loss() -> None:
 
     outputs: Any = Outputs()
     outputs.logits = logits
-    loss = reward.WeightedLoss(torch.tensor([0.75, 1.5]), 0.0)
+    loss = classification.WeightedLoss(torch.tensor([0.75, 1.5]), 0.0)
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     expected = (each * torch.tensor([0.75, 1.5, 0.75])).sum()
     torch.testing.assert_close(loss(outputs, labels), expected / 3)

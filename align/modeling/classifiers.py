@@ -1,0 +1,99 @@
+"""Sequence classifiers on the body of any model: their tokenizer, their adapters, and their logits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from tokenizers import processors
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from align.configs.base import LoraSettings
+from align.modeling.trunk import pad
+
+
+def closing_texts(tokenizer: PreTrainedTokenizerBase, config: Any) -> PreTrainedTokenizerBase:
+    """A tokenizer that ends every text as the classifier's architecture needs it, also after truncation.
+
+    A decoder-only body classifies the state of the last token, which should not depend on which word that is; a T5
+    classifies that of its end-of-text token. The tokenizer itself puts the token there, so that whoever loads the
+    published model gets it right by calling the tokenizer. Encoders (BERT, RoBERTa) have their own marks.
+    """
+    adds_end = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+    if adds_end or tokenizer.eos_token is None or not _needs_end(config):
+        return tokenizer
+    backend = tokenizer.backend_tokenizer
+    start = tokenizer("a")["input_ids"][0] if tokenizer("")["input_ids"] else None
+    marks = [(tokenizer.eos_token, tokenizer.eos_token_id)]
+    template = f"$A {tokenizer.eos_token}"
+    if start is not None:
+        marks.append((tokenizer.convert_ids_to_tokens(start), start))
+        template = f"{marks[-1][0]} {template}"
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=marks)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        unk_token=tokenizer.unk_token,
+        pad_token=tokenizer.pad_token,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, *, keep_end: bool = False
+) -> list[list[int]]:
+    """Token ids of each text, cut to `max_length` at its end, or with `keep_end` at its start.
+
+    A text that spells out a special token is text: a second end-of-text token would be one that a T5 refuses.
+    """
+    if not texts:
+        return []
+    tokenizer.truncation_side = "left" if keep_end else "right"
+    encoded = tokenizer(list(texts), truncation=True, max_length=max_length, split_special_tokens=True)
+    tokenizer.truncation_side = "right"
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
+
+
+def attach(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+    """A classifier with fresh adapters, which train together with its new head and nothing else.
+
+    Initialised from torch's global generator: seed it before.
+    """
+    body = model.base_model_prefix
+    heads = [name for name, part in model.named_children() if name != body and any(True for _ in part.parameters())]
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        exclude_modules=rf"(.*\.)?({'|'.join(heads)})(\..*)?",
+        modules_to_save=heads,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks for an attribute that transformers renames.
+        return get_peft_model(model, lora)
+
+
+@torch.inference_mode()
+def logits(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], pad_token_id: int, batch_size: int) -> Tensor:
+    """[rows, labels] float32, on the CPU. Leaves the model in evaluation mode."""
+    model.eval()
+    parts = []
+    for start in range(0, len(token_ids), batch_size):
+        ids, mask = pad(token_ids[start : start + batch_size], pad_token_id)
+        parts.append(model(input_ids=ids.to(model.device), attention_mask=mask.long().to(model.device)).logits)
+    return torch.cat(parts).float().cpu()
+
+
+def _needs_end(config: Any) -> bool:
+    decoder_only = not config.is_encoder_decoder and any(
+        name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or []
+    )
+    return bool(decoder_only or config.model_type in ("t5", "mt5", "umt5"))

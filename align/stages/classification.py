@@ -1,0 +1,268 @@
+"""What `kind: reward` learns from labelled texts: one label of several, or several that may hold together."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from align.configs.reward import RewardConfig
+from align.data import examples
+from align.data.examples import Labelled, MultiLabelled
+from align.errors import UsageError
+from align.metrics import classification, intervals
+from align.modeling import classifiers
+from align.modeling.training import GroupedByLength, TellEpoch
+from align.modeling.trunk import pad
+from align.workspace import Interval
+
+HELD_OUT = 0.1
+"""Of each label's rows, where there is no evaluation data; and again for early stopping or calibration."""
+
+Example = Labelled | MultiLabelled
+
+
+class Classification:
+    """Rows divided into those to train on, to choose with and to measure with; and how each of these is done."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        """Read and divide the data.
+
+        Raises:
+            UsageError: the data lacks the label that is scored, or has no other.
+        """
+        assert config.labels is not None
+        self.config = config
+        self.scored = config.labels.scored
+        self.multi = bool(config.data[0].labels)
+        self.training, self.tuning, self.held_out = _divided(config, self.multi)
+        held = [name for row in self.training for name in _names(row)]
+        self.labels = sorted(config.data[0].labels) if self.multi else sorted(set(held))
+        _check_labels(self.labels, self.training, self.held_out, self.scored)
+        self.class_weights = _class_weights(config, Counter(held), len(self.training), self.labels, self.multi)
+        self.problem_type = "multi_label_classification" if self.multi else "single_label_classification"
+
+    def trainer(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: Callable[..., Any],
+        callbacks: list[TrainerCallback],
+    ) -> Trainer:
+        """A trainer of the training rows, which looks at the tuning rows where `arguments` say so."""
+        rows = TokenDropout(
+            self._rows(self.training, tokenizer), tokenizer, self.config.token_dropout, self.config.seed
+        )
+        return _Trainer(
+            model=model,
+            args=arguments(label_names=["labels"]),
+            train_dataset=rows,
+            eval_dataset=self._rows(self.tuning, tokenizer),
+            data_collator=Collator(tokenizer.pad_token_id),
+            compute_loss_func=WeightedLoss(self.class_weights, self.config.train.label_smoothing_factor),
+            callbacks=[*callbacks, TellEpoch(rows)],
+        )
+
+    def tuning_logits(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+        """[tuning rows, labels]"""
+        return self._logits(model, tokenizer, self.tuning)
+
+    def likelihood_loss(self, logits: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the tuning rows' labels, without weights."""
+        targets = torch.tensor([row["labels"] for row in self._targets(self.tuning)])
+        if self.multi:
+            return binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+        return cross_entropy(logits, targets)
+
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float | Interval]:
+        """Accuracy, macro-F1, AUC of the scored label and calibration error on held-out rows.
+
+        With labels that may hold together, a row is right where all its labels are, F1 is the mean over labels, and
+        every label of every row is a decision whose probability is to be true.
+        """
+        logits = self._logits(model, tokenizer, self.held_out).double()
+        scored, seed = self.labels.index(self.scored), self.config.seed
+        if self.multi:
+            probabilities = logits.sigmoid()
+            predicted = probabilities > 0.5
+            truth = torch.tensor([row["labels"] for row in self._targets(self.held_out)]) > 0.5
+            right = predicted == truth
+            row_right = right.all(-1)
+            sure = torch.where(predicted, probabilities, 1 - probabilities)
+            f1 = [
+                classification.macro_f1(*(["yes" if one else "no" for one in column] for column in (real, guess)))
+                for real, guess in zip(truth.T.tolist(), predicted.T.tolist(), strict=True)
+            ]
+            macro_f1 = sum(f1) / len(f1)
+        else:
+            probabilities = logits.softmax(-1)
+            sure, guesses = probabilities.max(-1)
+            names = [row.label for row in self.held_out if isinstance(row, Labelled)]
+            predictions = [self.labels[int(guess)] for guess in guesses]
+            right = torch.tensor([name == guess for name, guess in zip(names, predictions, strict=True)])
+            row_right = right
+            macro_f1 = classification.macro_f1(names, predictions)
+        return {
+            "accuracy": intervals.mean_interval(row_right.double().tolist(), seed=seed),
+            "macro_f1": macro_f1,
+            "auc": classification.roc_auc_interval(
+                [self.scored in _names(row) for row in self.held_out], probabilities[:, scored].tolist(), seed=seed
+            ),
+            "calibration_error": classification.expected_calibration_error(
+                right.flatten().tolist(), sure.flatten().tolist()
+            ),
+        }
+
+    def declaration(self) -> dict[str, Any]:
+        """What `reward_models` needs to know to read the published model."""
+        sign = {} if self.config.labels is None or self.config.labels.positive else {"sign": -1}
+        return {"label": self.scored, "transform": self.config.transform, **sign, "input": "response"}
+
+    def _rows(self, rows: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+        ids = classifiers.token_ids(tokenizer, [row.text for row in rows], self.config.max_length)
+        return [{"input_ids": each, **target} for each, target in zip(ids, self._targets(rows), strict=True)]
+
+    def _targets(self, rows: Sequence[Example]) -> list[dict[str, Any]]:
+        """The index of each row's label; or a number for each label, 1 where it holds."""
+        if self.multi:
+            return [{"labels": [float(name in _names(row)) for name in self.labels]} for row in rows]
+        return [{"labels": self.labels.index(_names(row)[0])} for row in rows]
+
+    def _logits(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> Tensor:
+        ids = classifiers.token_ids(tokenizer, [row.text for row in rows], self.config.max_length)
+        return classifiers.logits(model, ids, tokenizer.pad_token_id, self.config.train.per_device_eval_batch_size)
+
+
+class Collator:
+    """Rows as a batch, padded on the right to the longest of them."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """`input_ids`, `attention_mask` [rows, longest]; `labels` [rows] or [rows, labels]."""
+        ids, mask = pad([row["input_ids"] for row in rows], self.pad_token_id)
+        labels = torch.tensor([row["labels"] for row in rows])
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+
+
+class TokenDropout(Dataset[dict[str, Any]]):
+    """Rows in which a share of the tokens is hidden. Which ones depends on (seed, epoch, index) alone: a resumed run
+    sees the same."""
+
+    def __init__(
+        self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, share: float, seed: int
+    ) -> None:
+        self.rows, self.share, self.seed, self.epoch = rows, share, seed, 0
+        unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.pad_token_id
+        self.hidden = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else unknown
+        self.kept = set(tokenizer.all_special_ids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        if not self.share:
+            return row
+        hides = np.random.default_rng((self.seed, self.epoch, index)).random(len(row["input_ids"])) < self.share
+        ids = [
+            self.hidden if hide and token not in self.kept else token
+            for token, hide in zip(row["input_ids"], hides, strict=True)
+        ]
+        return {**row, "input_ids": ids}
+
+
+class WeightedLoss:
+    """Cross entropy in which each class has a weight, for the trainer's `compute_loss_func`.
+
+    Where labels may hold together it is that of each label's yes or no, averaged over labels; the weight is that of
+    a yes.
+    """
+
+    def __init__(self, class_weights: Tensor, label_smoothing: float) -> None:
+        self.class_weights, self.label_smoothing = class_weights, label_smoothing
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Mean over rows; over those of all accumulated batches where the trainer says how many they are."""
+        weights = self.class_weights.to(outputs.logits.device)
+        logits = outputs.logits.float()
+        if labels.ndim == 2:
+            softened = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+            losses = binary_cross_entropy_with_logits(logits, softened, pos_weight=weights, reduction="sum")
+            losses = losses / labels.shape[1]
+        else:
+            losses = cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing, reduction="sum")
+        return losses / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+class _Trainer(GroupedByLength, Trainer):  # type: ignore[misc]
+    pass
+
+
+def _names(row: Example) -> tuple[str, ...]:
+    return (row.label,) if isinstance(row, Labelled) else row.labels
+
+
+def _divided(config: RewardConfig, multi: bool) -> tuple[list[Example], list[Example], list[Example]]:
+    """Rows to train on, to tune with (where that is needed) and to measure with.
+
+    The last are given, or like the tuning rows a share of each label's, drawn by the seed.
+    """
+    read = examples.multi_labelled if multi else examples.labelled
+    training: list[Example] = list(read(config.data))
+    held_out: list[Example] = list(read(config.evaluation_data)) if config.evaluation_data else []
+    tuning: list[Example] = []
+    if not held_out or config.needs_tuning_rows:
+        random.Random(config.seed).shuffle(training)
+    if not held_out:
+        training, held_out = _set_aside(training)
+    if config.needs_tuning_rows:
+        training, tuning = _set_aside(training)
+    return training, tuning, held_out
+
+
+def _set_aside(rows: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """The rows without the first tenth of those of each label, and that tenth."""
+    kept: list[Example] = []
+    aside: list[Example] = []
+    for names, count in sorted(Counter(_names(row) for row in rows).items()):
+        of_label = [row for row in rows if _names(row) == names]
+        share = max(1, round(HELD_OUT * count)) if count > 1 else 0
+        aside += of_label[:share]
+        kept += of_label[share:]
+    return kept, aside
+
+
+def _check_labels(labels: Sequence[str], training: Sequence[Example], held_out: Sequence[Example], scored: str) -> None:
+    if scored not in labels:
+        raise UsageError(f"labels.positive is {scored!r}, but the data has only the labels: {', '.join(labels)}")
+    if len(labels) < 2 or len({scored in _names(row) for row in training}) < 2:
+        raise UsageError(f"all rows, or none of them, bear the label {scored!r}: a classifier needs rows of both kinds")
+    if strange := sorted({name for row in held_out for name in _names(row)} - set(labels)):
+        raise UsageError(f"evaluation_data has labels that data lacks: {', '.join(strange)}")
+    if len({scored in _names(row) for row in held_out}) < 2:
+        raise UsageError(f"the held-out rows are all, or none of them, {scored!r}: they cannot measure the classifier")
+
+
+def _class_weights(config: RewardConfig, counts: Counter[str], rows: int, labels: Sequence[str], multi: bool) -> Tensor:
+    """One weight per label. Balanced ones make each label's rows weigh the same in sum, and 1 on average; of labels
+    that may hold together, they make the rows with a label weigh as much as those without."""
+    given = config.class_weights
+    if given == "none":
+        return torch.ones(len(labels))
+    if isinstance(given, dict):
+        if set(given) != set(labels):
+            raise UsageError(f"class_weights are of {', '.join(given)}, but the labels are {', '.join(labels)}")
+        return torch.tensor([given[label] for label in labels])
+    if multi:
+        return torch.tensor([(rows - counts[label]) / max(counts[label], 1) for label in labels])
+    return torch.tensor([rows / (len(labels) * counts[label]) for label in labels])
