@@ -110,7 +110,8 @@ def _sound(registry: Registry) -> list[Artifact]:
     found = [registry.read(name, version) for name in registry.names() for version in registry.versions(name)]
     if damaged := [str(one) for one in found if isinstance(one, Problem)]:
         raise VerificationError(
-            f"{'; '.join(damaged)}. While it is there no garbage is collected: what it was made from is not known."
+            f"{'; '.join(damaged)}. While it is there no garbage is collected: what it was made from is not known. "
+            "Move its directory away."
         )
     return [one for one in found if isinstance(one, Artifact)]
 

@@ -35,21 +35,34 @@ class Lineage:
 
 
 def trace(registry: Registry, reference: str, digest: str) -> Lineage:
-    """The lineage of an input: of its reference if that still bears the digest with which it was taken."""
+    """The lineage of an input: of its reference if that bears the digest with which it was taken, else of the same
+    content under another number, as a stage publishes it again after a damaged version was moved aside."""
     name, _, version = reference.partition("@")
     if not references.NAME.fullmatch(name) or not references.VERSION.fullmatch(version):
         return Lineage(reference, digest)  # from outside: nothing to look up
     try:
         artifact = registry.resolve(reference)
+        problem = None if artifact.digest == digest else f"changed: its digest is {artifact.digest} now"
     except UsageError:
-        return Lineage(reference, digest, problem="missing")
+        problem = "missing"
     except VerificationError as error:
-        return Lineage(reference, digest, problem=str(error))
-    if artifact.digest != digest:
-        return Lineage(reference, digest, problem=f"changed: its digest is {artifact.digest} now")
+        problem = str(error)
+    if problem:
+        if other := _with_digest(registry, name, digest):
+            return trace(registry, other, digest)
+        return Lineage(reference, digest, problem=problem)
     inputs = artifact.manifest.inputs.items()
     parents = {place: trace(registry, taken.reference, taken.digest) for place, taken in inputs}
     return Lineage(reference, digest, artifact, inputs=parents)
+
+
+def _with_digest(registry: Registry, name: str, digest: str) -> str | None:
+    """The newest sound version with this content."""
+    for version in reversed(registry.versions(name)):
+        found = registry.read(name, version)
+        if isinstance(found, Artifact) and found.digest == digest and not registry.verify(found.reference, full=False):
+            return found.reference
+    return None
 
 
 def complete(registry: Registry, reference: str) -> list[Artifact]:

@@ -103,6 +103,9 @@ class Mirror:
     def _complete(self, name: str, version: str, digest: str | None = None) -> list[Manifest]:
         """The manifests of an artifact and of what it was made from, each after its inputs."""
         found = self._manifest(name, version)
+        if digest and not (isinstance(found, Manifest) and found.digest == digest):  # perhaps under another number
+            others = (self._manifest(name, other) for other in reversed(self.versions(name)))
+            found = next((one for one in others if isinstance(one, Manifest) and one.digest == digest), found)
         if not isinstance(found, Manifest):
             raise VerificationError(f"{self.url}: {found or f'{name}@{version} is missing'}")
         if digest and found.digest != digest:

@@ -57,9 +57,11 @@ def receive(registry: Registry, parcels: Iterable[Parcel]) -> list[Artifact]:
     published.
     """
     artifacts: dict[str, Artifact] = {}
+    order = []
     with _staging(registry, "could not take in what arrives") as staging:
         arrived: list[tuple[Manifest, Path]] = []
         for manifest, content in parcels:
+            order.append(manifest.digest)
             if twin := _standing(registry, manifest):
                 artifacts[manifest.digest] = twin
                 continue
@@ -79,7 +81,7 @@ def receive(registry: Registry, parcels: Iterable[Parcel]) -> list[Artifact]:
             }
             draft = manifest.model_copy(update={"inputs": inputs})
             artifacts[manifest.digest] = _claim(registry, draft, staged, wanted=references.number(manifest.version))
-    return list(artifacts.values())
+    return [artifacts[digest] for digest in order]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from align.errors import AlignError, UsageError, VerificationError
 from align.registry import Artifact, InputRecord, Registry, archive
+from align.registry.mirror import Mirror
 
 
 @pytest.fixture
@@ -72,6 +73,30 @@ def test_a_number_that_is_taken_changes_and_what_refers_to_it_with_it(
     assert ppo.digest == chain.digest
     assert ppo.manifest.inputs["policy"] == InputRecord(reference="sft@v4", digest=sft.digest)
     assert all(node.problem is None for node in other.lineage("ppo").walk())
+    assert other.verify() == []
+
+
+def test_a_parent_that_was_made_again_under_another_number_still_counts(
+    registry: Registry, chain: Artifact, other: Registry, publish: Callable, tmp_path: Path
+):
+    sft = registry.resolve("sft@v2")
+    (sft.path / "config.json").unlink()
+    with pytest.raises(VerificationError):
+        registry.check(sft)
+    assert publish(name="sft").reference == "sft@v3"
+    (parent,) = registry.lineage("ppo").inputs.values()
+    assert (parent.reference, parent.digest, parent.problem) == ("sft@v3", sft.digest, None)
+    archive.export(registry, "ppo", tmp_path / "ppo.tar")
+    sft, ppo = archive.import_(other, tmp_path / "ppo.tar")
+    assert (sft.reference, ppo.manifest.inputs["policy"].reference) == ("sft@v3", "sft@v3")
+    Mirror(str(tmp_path / "mirror")).push(registry, "ppo")
+    assert Mirror(str(tmp_path / "mirror")).pull(Registry(tmp_path / "third"), "ppo").digest == ppo.digest
+
+
+def test_what_stands_here_is_returned_in_the_order_of_the_archive(exported: Path, other: Registry):
+    sft, ppo = archive.import_(other, exported)
+    sft.path.parent.rename(other.root / "gone")
+    assert archive.import_(other, exported) == [sft, ppo]
     assert other.verify() == []
 
 
