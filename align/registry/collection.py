@@ -50,8 +50,9 @@ class Garbage:
 @contextlib.contextmanager
 def in_use(registry: Registry, artifacts: Iterable[Artifact]) -> Iterator[Callable[[Artifact], None]]:
     """While this lasts, these artifacts are kept, and all that they were made from. Gives what adds another one."""
-    run = uuid.uuid4().hex
-    record, path = registry.prepared("running") / f"{run}.json", registry.prepared("locks") / f"run-{run}"
+    record = registry.prepared("running") / f"{uuid.uuid4().hex}.json"
+    registry.prepared("locks")
+    path = _lock(registry, record)
     used: dict[str, str] = {}
 
     def keep(*artifacts: Artifact) -> None:
@@ -91,7 +92,8 @@ def find(registry: Registry, age: float = 0.0) -> Garbage:
 def collect(registry: Registry, age: float = 0.0) -> Garbage:
     """Remove what `find` finds, looking again whenever somebody names an artifact, or a run begins, meanwhile."""
     removed: list[Artifact] = []
-    with registry.writing("could not remove all garbage"):
+    lock = FileLock(registry.prepared("locks") / "gc")
+    with registry.writing("could not remove all garbage"), lock:
         while True:
             claims = _claims(registry, 0.0)[0]
             garbage = find(registry, age)
@@ -102,7 +104,11 @@ def collect(registry: Registry, age: float = 0.0) -> Garbage:
                 removed.append(artifact)
             else:
                 for path in garbage.leftovers:
-                    path.unlink() if path.is_file() else shutil.rmtree(path)
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
+                        _lock(registry, path).unlink(missing_ok=True)
                 return Garbage(removed, garbage.leftovers, garbage.kept)
 
 
@@ -137,19 +143,26 @@ def _claims(registry: Registry, now: float) -> tuple[dict[str, str], list[Path]]
 
 def _is_live(registry: Registry, record: Path, now: float) -> bool:
     try:
-        with FileLock(registry.root / "locks" / f"run-{record.stem}", timeout=0):
+        with FileLock(_lock(registry, record), timeout=0):
             return now - record.stat().st_mtime < DAY
     except (Timeout, FileNotFoundError):
         return True
 
 
+def _lock(registry: Registry, record: Path) -> Path:
+    """What a run holds as long as its record counts."""
+    return registry.root / "locks" / f"run-{record.stem}"
+
+
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a file that others write; empty if it has gone, or is none."""
+    """The object in a file that others write; empty if it has gone meanwhile."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    return content if isinstance(content, dict) else {}
+    except ValueError as error:
+        raise VerificationError(f"{path} cannot be read, so that nothing knows what it needs: {error}") from error
+    return content
 
 
 def _youth(artifact: Artifact, now: float, age: float) -> str | None:

@@ -123,7 +123,8 @@ def test_a_run_in_another_process_keeps_what_it_takes_and_a_dead_one_for_a_day(r
     assert garbage(registry) == ["sft@v2"]
     os.utime(record, (1, 1))
     assert [one.reference for one in collection.collect(registry).artifacts] == ["sft@v2", "sft@v1"]
-    assert not record.exists()
+    assert list((registry.root / "running").iterdir()) == []
+    assert not list((registry.root / "locks").glob("run-*"))
 
 
 def test_a_stage_that_was_stopped_keeps_what_it_is_to_go_on_with(registry: Registry, versions: Callable):
@@ -142,6 +143,13 @@ def test_nothing_is_collected_while_a_manifest_is_damaged(registry: Registry, ve
         with pytest.raises(VerificationError, match=r"sft@v3: manifest.json is missing\. While it is there"):
             collect(registry)
     assert registry.versions("sft") == ["v1", "v2", "v3"]
+
+
+def test_nothing_is_collected_while_it_is_not_known_what_a_stage_needs(registry: Registry, versions: Callable):
+    versions(3)
+    registry.workspace("ppo", FINGERPRINT).begun.write_text("{")
+    with pytest.raises(VerificationError, match=r"begun\.json cannot be read"):
+        collection.collect(registry)
 
 
 def test_what_is_named_meanwhile_is_kept(registry: Registry, versions: Callable, monkeypatch: pytest.MonkeyPatch):
