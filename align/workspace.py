@@ -47,3 +47,8 @@ class Workspace:
     def events(self) -> Path:
         """Every logged metric, one JSON object a line. The registry's own record; W&B is a mirror."""
         return self.path / "events.jsonl"
+
+    @property
+    def begun(self) -> Path:
+        """With which inputs the stage was begun: a JSON object whose `inputs` maps their places to digests."""
+        return self.path / "begun.json"

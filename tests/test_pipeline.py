@@ -24,7 +24,7 @@ from align.configs.sft import SftConfig
 from align.errors import AlignError, Interrupted, UsageError, VerificationError
 from align.pipeline import Plan, identity
 from align.recipe import load
-from align.registry import Registry
+from align.registry import Registry, collection
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
 
@@ -429,3 +429,30 @@ def test_the_public_names() -> None:
     assert align.Registry is Registry
     with pytest.raises(AttributeError, match="no attribute 'rum'"):
         _ = align.rum  # type: ignore[attr-defined]
+
+
+def test_what_a_run_takes_is_no_garbage(here: Path, stage: FakeStage) -> None:
+    registry = Registry("registry")
+    align.run("tiny.yaml")
+    align.run("tiny.yaml", overrides=["seed=18"])
+    older = {f"{name}@v1" for name in ORDER}
+    assert {artifact.reference for artifact in collection.find(registry).artifacts} == older
+    stage.at_work = lambda kind: collection.collect(registry)
+    align.run("tiny.yaml", force=["ppo"])
+    assert older <= {artifact.reference for artifact in registry.artifacts()}
+    assert {artifact.reference for artifact in collection.find(registry).artifacts} == older
+
+
+def test_what_a_run_has_made_is_no_garbage_when_another_makes_newer_ones(here: Path, stage: FakeStage) -> None:
+    registry = Registry("registry")
+
+    def rival(kind: str) -> None:
+        if kind == "reward":
+            stage.at_work = lambda kind: None
+            align.run("tiny.yaml", overrides=["seed=18"])
+            collection.collect(registry)
+
+    stage.at_work = rival
+    made = align.run("tiny.yaml")
+    assert [made[name].version for name in ORDER] == ["v1", "v1", "v2", "v2", "v2"]
+    assert all(node.problem is None for node in registry.lineage(made["evaluation"].reference).walk())

@@ -131,12 +131,12 @@ def _registry(store: Registry) -> Iterator[Finding]:
         return
     if not os.access(store.root, os.W_OK | os.X_OK):
         yield Finding("registry", "problem", f"{store.root} cannot be written")
-    if damaged := store.verify(full=False):
+    artifacts, damaged = store.survey()
+    if damaged:
         more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         shown = "; ".join(map(str, damaged[:3]))
         yield Finding("registry", "problem", f"{shown}{more}. See align registry verify", VerificationError.exit_code)
     else:
-        artifacts = store.artifacts()
         size = sum(file.size for artifact in artifacts for file in artifact.manifest.files)
         yield Finding("registry", "ok", f"{len(artifacts)} artifacts, {readable(size)}B, sizes and manifests sound")
     for name, what in (

@@ -1,13 +1,14 @@
-"""`align registry ls | show | path | lineage | verify | tag`."""
+"""`align registry`: what is there, where it came from, is it sound, what may go, and how it travels."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from align.cli.commands import AsJson, Command, Debug, RegistryOption, console, print_json
+from align.cli.commands import AsJson, Command, Debug, RegistryOption, console, print_json, readable
 from align.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -17,50 +18,57 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The artifacts that stages have published.", no_args_is_help=True, rich_markup_mode=None)
 
+UrlArgument = Annotated[
+    str, typer.Argument(metavar="URL", help="A directory, file:///backup, s3://bucket/folder, or what fsspec knows.")
+]
 ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="name, name@v3, name@latest or name@alias.")]
 
 
 @app.command("ls", cls=Command)
 def list_artifacts(registry: RegistryOption = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """List all artifacts."""
-    from rich.table import Table
-
     store = _open(registry)
-    rows: list[dict[str, Any]] = []
-    for artifact in store.artifacts():
-        version, manifest = artifact.version, artifact.manifest
-        aliases = [alias for alias, of in store.aliases(artifact.name).items() if of == version]
-        if version == store.versions(artifact.name)[-1]:
-            aliases.append("latest")
-        rows.append(
-            {
-                "name": artifact.name,
-                "version": version,
-                "kind": manifest.kind,
-                "created": manifest.created,
-                "size": sum(file.size for file in manifest.files),
-                "digest": artifact.digest,
-                "aliases": aliases,
-            }
-        )
+    artifacts, damaged = store.survey()
+    names = {artifact.name for artifact in artifacts}
+    tagged, latest = {name: store.aliases(name) for name in names}, {name: store.versions(name)[-1] for name in names}
+    rows = [
+        {
+            "name": artifact.name,
+            "version": artifact.version,
+            "kind": artifact.manifest.kind,
+            "created": artifact.manifest.created,
+            "size": sum(file.size for file in artifact.manifest.files),
+            "digest": artifact.digest,
+            "aliases": [alias for alias, version in tagged[artifact.name].items() if version == artifact.version]
+            + ["latest"] * (artifact.version == latest[artifact.name]),
+        }
+        for artifact in artifacts
+    ]
     if as_json:
         print_json(rows)
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in ("artifact", "kind", "created", "size", "digest", "aliases"):
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
-    for row in rows:
-        table.add_row(
-            f"{row['name']}@{row['version']}",
-            row["kind"],
-            row["created"],
-            f"{row['size'] / 1e6:.1f} MB",
-            row["digest"][:12],
-            " ".join(row["aliases"]),
-        )
-    console().print(table if rows else f"{store.root} holds no artifact yet; align run makes some")
-    if damaged := store.verify(full=False):
+    elif rows:
+        typer.echo("\n".join(_aligned([_HEAD, *map(_cells, rows)])))
+    elif not damaged:
+        typer.echo(f"{store.root} holds no artifact yet; align run makes some")
+    if damaged:
         raise VerificationError("\n".join(map(str, damaged)))
+
+
+_HEAD = ["artifact", "kind", "created", "size", "digest", "aliases"]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    size, name = f"{row['size'] / 1e6:.1f} MB", f"{row['name']}@{row['version']}"
+    return [name, row["kind"], row["created"], size, row["digest"][:12], " ".join(row["aliases"])]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of columns, sizes to the right. By hand: a rich table of 1,000 rows takes a second."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    line = " ".join(
+        f"{{:{'>' if head == 'size' else '<'}{width + 1}}}" for head, width in zip(_HEAD, widths, strict=True)
+    )
+    return [line.format(*row).rstrip() for row in rows]
 
 
 @app.command(cls=Command)
@@ -102,12 +110,20 @@ def path(
 
 @app.command(cls=Command)
 def lineage(
-    reference: ReferenceArgument, registry: RegistryOption = None, as_json: AsJson = False, debug: Debug = False
+    reference: ReferenceArgument,
+    registry: RegistryOption = None,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
 ) -> None:
     """Show all that an artifact was made from."""
+    from align.registry import lineage
+
     found = _open(registry).lineage(reference)
     if as_json:
         print_json(_lineage_json(found))
+    elif mermaid:
+        typer.echo(lineage.mermaid(found))
     else:
         console().print(_lineage_tree(found))
 
@@ -144,10 +160,136 @@ def tag(
     typer.echo(f"{artifact.name}@{alias} is {artifact.reference} now")
 
 
-def _open(path: str | None) -> Registry:
-    from align.pipeline import open_registry
+@app.command(cls=Command)
+def diff(
+    one: Annotated[str, typer.Argument(metavar="A")],
+    other: Annotated[str, typer.Argument(metavar="B")],
+    registry: RegistryOption = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show in what two artifacts differ: configuration, inputs, data, metrics, environment, files."""
+    from rich.table import Table
+    from rich.text import Text
 
-    return open_registry(path=path)
+    from align.registry.comparison import differences
+
+    store = _open(registry)
+    artifacts = store.resolve(one), store.resolve(other)
+    found = differences(*artifacts)
+    if as_json:
+        print_json(found)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("", *(artifact.reference for artifact in artifacts)):
+        table.add_column(column, overflow="fold")
+    for part, keys in found.items():
+        for key, values in keys.items():
+            shown = (value[:12] if part == "files" and value else value for value in values)
+            table.add_row(Text(f"{part}: {key}"), *(Text("-" if value is None else str(value)) for value in shown))
+    console().print(table if table.rows else f"{artifacts[0].reference} and {artifacts[1].reference} do not differ")
+
+
+@app.command(cls=Command)
+def pin(reference: ReferenceArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
+    """Keep an artifact, whatever gc finds."""
+    typer.echo(f"{_open(registry).pin(reference).reference} is pinned")
+
+
+@app.command(cls=Command)
+def unpin(reference: ReferenceArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
+    """Let go of a pinned artifact."""
+    typer.echo(f"{_open(registry).unpin(reference)} is pinned no more")
+
+
+@app.command(cls=Command)
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", "--yes", help="Remove it. Without this, only look.")] = False,
+    older: Annotated[float, typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what is younger.")] = 0.0,
+    registry: RegistryOption = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Find versions that no alias, pin, run or later artifact needs. Removes them only with --delete."""
+    from align.registry import collection
+
+    store = _open(registry)
+    seconds = older * collection.DAY
+    garbage = collection.collect(store, seconds) if delete else collection.find(store, seconds)
+    references = [artifact.reference for artifact in garbage.artifacts]
+    if as_json:
+        leftovers = [str(path.relative_to(store.root)) for path in garbage.leftovers]
+        lists = {"garbage": references, "leftovers": leftovers, "bytes": garbage.size, "kept": garbage.kept}
+        print_json({"deleted": delete, **lists})
+        return
+    for reference in references:
+        typer.echo(f"{'removed' if delete else 'not needed'}: {reference}")
+    for path in garbage.leftovers:
+        typer.echo(f"{'removed' if delete else 'left over'}: {path}")
+    if references or garbage.leftovers:
+        freed = "" if delete else f" ({readable(garbage.size)}B); align registry gc --delete removes them"
+        typer.echo(f"{len(references)} artifacts of {len(references) + len(garbage.kept)} are not needed{freed}")
+    else:
+        typer.echo(f"all {len(garbage.kept)} artifacts are needed, or new")
+
+
+@app.command(cls=Command)
+def export(
+    reference: ReferenceArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A tar file, made anew.")],
+    registry: RegistryOption = None,
+    debug: Debug = False,
+) -> None:
+    """Write an artifact and all that it was made from into one file. The same artifact gives the same bytes."""
+    from align.registry import archive
+
+    artifacts = archive.export(_open(registry), reference, file)
+    size = readable(file.stat().st_size)
+    typer.echo(f"{file} ({size}B) holds {', '.join(artifact.reference for artifact in artifacts)}")
+
+
+@app.command("import", cls=Command)
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What align registry export wrote.")],
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Another name for the artifact.")] = None,
+    registry: RegistryOption = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Take in an artifact, and all that it was made from, from a file. Every byte is verified first."""
+    from align.registry import archive
+
+    references = [artifact.reference for artifact in archive.import_(_open(registry), file, name)]
+    if as_json:
+        print_json({"reference": references[-1], "artifacts": references})
+    else:
+        typer.echo(
+            f"{references[-1]} is here" + (f", made from {', '.join(references[:-1])}" if references[1:] else "")
+        )
+
+
+@app.command(cls=Command)
+def push(reference: ReferenceArgument, url: UrlArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
+    """Copy an artifact and all that it was made from to a mirror."""
+    from align.registry.mirror import Mirror
+
+    for pushed, new in Mirror(url).push(_open(registry), reference).items():
+        typer.echo(f"{pushed}: {'pushed' if new else 'was there'}")
+
+
+@app.command(cls=Command)
+def pull(reference: ReferenceArgument, url: UrlArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
+    """Take an artifact, and all that it was made from, from a mirror. Every byte is verified first."""
+    from align.registry.mirror import Mirror
+
+    artifact = Mirror(url).pull(_open(registry), reference)
+    typer.echo(f"{artifact.reference} is at {artifact.path}")
+
+
+def _open(path: str | None) -> Registry:
+    from align.registry import Registry
+
+    return Registry.at(path)
 
 
 def _lineage_json(found: Lineage) -> dict[str, Any]:

@@ -7,7 +7,6 @@ artifacts = run(steps)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -26,8 +25,7 @@ def open_registry(recipe: Recipe | None = None, path: str | Path | None = None) 
     Raises:
         UsageError: there is something else at that path.
     """
-    chosen = path or os.environ.get("ALIGN_REGISTRY") or (recipe.registry if recipe else None) or "registry"
-    return Registry(chosen)
+    return Registry.at(path, recipe.registry if recipe else None)
 
 
 def plan_recipe(

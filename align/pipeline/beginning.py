@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE = "begun.json"
-
 
 def workspace(registry: Registry, step: Step, inputs: Mapping[str, InputRecord]) -> Workspace:
     """The step's workspace: with the checkpoints of a run that took the same inputs, or empty."""
@@ -33,14 +31,14 @@ def workspace(registry: Registry, step: Step, inputs: Mapping[str, InputRecord])
         logger.warning("%s: its inputs are not those that its checkpoints were made with; it starts anew", step.name)
     registry.discard(found)
     found = registry.workspace(step.name, step.fingerprint)
-    files.replace(found.path / FILE, json.dumps(wanted))
+    files.replace(found.begun, json.dumps(wanted))
     return found
 
 
 def of(workspace: Workspace) -> dict[str, Any]:
     """Whether the stage was forced, and the digests of its inputs. Empty where it was not begun."""
     try:
-        content: dict[str, Any] = json.loads((workspace.path / FILE).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(workspace.begun.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return content

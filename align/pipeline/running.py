@@ -23,6 +23,7 @@ from align.pipeline import beginning, handoff, identity, rewards
 from align.pipeline.planning import Plan, Source, Step, check, placed, same_inputs
 from align.recipe import parse_reference
 from align.registry import Artifact, InputRecord, Registry
+from align.registry.collection import in_use
 from align.workspace import BASE, Metrics, Workspace
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,19 @@ def run(plan: Plan, wandb: Mode | None = None, on_start: Callable[[], object] = 
         if not source.stage:
             _directory(source, plan.registry)  # downloaded and verified now, not after hours of training
     on_start()
+    if not plan.to_run:
+        return _run_steps(plan, wandb, lambda artifact: None)
+    with in_use(plan.registry, _taken(plan)) as keep:
+        return _run_steps(plan, wandb, keep)
+
+
+def _taken(plan: Plan) -> list[Artifact]:
+    """The artifacts that stand already, and that this run may still take."""
+    inputs = [source.artifact for step in plan.steps for source in step.inputs.values()]
+    return [artifact for artifact in [*inputs, *(step.artifact for step in plan.steps)] if artifact]
+
+
+def _run_steps(plan: Plan, wandb: Mode | None, keep: Callable[[Artifact], None]) -> dict[str, Artifact]:
     artifacts: dict[str, Artifact] = {}
     for step in plan.steps:
         if step.action == "cached" and step.artifact:
@@ -72,6 +86,7 @@ def run(plan: Plan, wandb: Mode | None = None, on_start: Callable[[], object] = 
             artifacts[step.name] = step.artifact
         else:
             artifacts[step.name] = _run_step(plan, step, inputs, wandb)
+            keep(artifacts[step.name])
     return artifacts
 
 
@@ -112,6 +127,10 @@ def _held(lock: BaseFileLock, name: str) -> Iterator[None]:
     except Timeout:
         logger.info("%s: another run is working on this very stage; waiting for it", name)
         lock.acquire()
+    except OSError as error:
+        raise UsageError(
+            f"stage {name} cannot be begun: {error.strerror} ({error.filename or lock.lock_file})"
+        ) from error
     try:
         yield
     finally:

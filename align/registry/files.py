@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
 import re
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,17 +17,20 @@ from pathlib import Path
 PUBLISHABLE = {".safetensors", ".json", ".jsonl", ".csv", ".png", ".txt", ".jinja", ".md", ".model"}
 """Suffixes of the files that may be published: none of these formats runs code when it is loaded."""
 
+READ_ONLY = 0o444
+"""The mode of published files."""
+
 _BINARY = {".safetensors", ".png", ".model"}
 _LONGEST_SAFETENSORS_HEADER = 100_000_000
 """In bytes; the format's own limit."""
 
 
-def entries(root: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+def entries(root: Path | str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Everything below `root` that is not a directory: its relative path with `/`, and its own status (of a link, not
     of its target). Sorted by name within each directory."""
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
-            yield from entries(root / entry.name, f"{prefix}{entry.name}/")
+            yield from entries(entry.path, f"{prefix}{entry.name}/")
         else:
             yield prefix + entry.name, entry.stat(follow_symlinks=False)
 
@@ -111,8 +116,32 @@ def chmod_files(root: Path, mode: int) -> None:
 
 
 def copy(source: Path, destination: Path) -> None:
-    """Copy a directory of regular files; links stay links, so that they are still seen as such."""
-    shutil.copytree(source, destination, symlinks=True, copy_function=shutil.copyfile)
+    """Copy a directory of regular files; links stay links, so that they are still seen as such.
+
+    A file that is read-only, as published ones are, is not copied but linked to, where the file system can.
+    """
+    destination.mkdir()
+    for path, status in entries(source):
+        (destination / path).parent.mkdir(parents=True, exist_ok=True)
+        if stat.S_IMODE(status.st_mode) == READ_ONLY:
+            with contextlib.suppress(OSError):
+                os.link(source / path, destination / path, follow_symlinks=False)
+                continue
+        shutil.copyfile(source / path, destination / path, follow_symlinks=False)
+
+
+def listed(directory: Path) -> list[str]:
+    """The sorted names in a directory; none if there is no such directory."""
+    try:
+        return sorted(entry.name for entry in os.scandir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def now(directory: Path) -> float:
+    """The time by the clock of the directory's file system, in seconds since 1970."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 def make_directory(path: Path) -> None:

@@ -23,6 +23,7 @@ SETTLED_NANOSECONDS = 2_000_000_000
 """A file changed more recently than this is not remembered as verified: a second change could bear the same time."""
 
 HashOf = Callable[[FileRecord, Path, os.stat_result], str]
+"""Of a file that is recorded, below this directory, with this status: its hash."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class Problem:
         return f"{self.reference}: {self.file} {self.message}"
 
 
-def hash_always(record: FileRecord, path: Path, status: os.stat_result) -> str:
+def hash_always(record: FileRecord, root: Path, status: os.stat_result) -> str:
     """The hash of the file as it is now."""
-    return files.sha256(path)
+    return files.sha256(root / record.path)
 
 
-def trust_sizes(record: FileRecord, path: Path, status: os.stat_result) -> str:
+def trust_sizes(record: FileRecord, root: Path, status: os.stat_result) -> str:
     """No hashing: the file counts as unchanged if its size is right."""
     return record.sha256
 
@@ -62,8 +63,9 @@ class HashCache:
             self._known = dict(json.loads(path.read_text(encoding="utf-8")))
         self._loaded = dict(self._known)
 
-    def __call__(self, record: FileRecord, path: Path, status: os.stat_result) -> str:
+    def __call__(self, record: FileRecord, root: Path, status: os.stat_result) -> str:
         """The file's hash, from memory if nothing about the file changed."""
+        path = root / record.path
         known = self._known.get(record.path)
         if known == [*_same_file(status), record.sha256]:
             return record.sha256
@@ -87,32 +89,41 @@ def _same_file(status: os.stat_result) -> list[int]:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` and, as `sha256sum -c` reads it, the checksum of the whole of it."""
     text = manifest.to_json()
-    checksum = f"{hashlib.sha256(text.encode()).hexdigest()}  {MANIFEST}\n"
-    for name, content in ((MANIFEST, text), (CHECKSUM, checksum)):
+    for name, content in ((MANIFEST, text), (CHECKSUM, _checksum(text.encode()).decode())):
         files.replace(directory / name, content)
-        (directory / name).chmod(0o444)
+        (directory / name).chmod(files.READ_ONLY)
 
 
 def read_manifest(directory: Path, name: str, version: str) -> Manifest | Problem:
     """The manifest of a version's directory, or what is wrong with it. Looks at none of the version's files."""
-    reference = f"{name}@{version}"
     try:
-        content, checksum = (directory / MANIFEST).read_bytes(), (directory / CHECKSUM).read_text(encoding="ascii")
+        content, checksum = (directory / MANIFEST).read_bytes(), (directory / CHECKSUM).read_bytes()
     except FileNotFoundError as error:
-        return Problem(reference, Path(error.filename).name, "is missing")
-    except (UnicodeDecodeError, IsADirectoryError, NotADirectoryError):
-        return Problem(reference, CHECKSUM, "cannot be read")
-    if checksum != f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n":
+        return Problem(f"{name}@{version}", Path(error.filename).name, "is missing")
+    except (IsADirectoryError, NotADirectoryError):
+        return Problem(f"{name}@{version}", MANIFEST, "cannot be read")
+    return parse_manifest(content, checksum, name, version)
+
+
+def parse_manifest(content: bytes, checksum: bytes, name: str, version: str) -> Manifest | Problem:
+    """The manifest of `name@version`, or what is wrong with it, from the bytes of both its files."""
+    reference = f"{name}@{version}"
+    if checksum != _checksum(content):
         return Problem(reference, MANIFEST, f"was changed: its checksum is not the one in {CHECKSUM}")
     try:
-        manifest = Manifest.model_validate(json.loads(content))
-    except (ValidationError, ValueError) as error:
+        manifest = Manifest.model_validate_json(content)
+        identity = manifest.identity()
+    except (ValidationError, ValueError, RecursionError) as error:
         return Problem(reference, MANIFEST, f"is not a manifest: {error}")
     if (manifest.name, manifest.version) != (name, version):
         return Problem(reference, MANIFEST, f"belongs to {manifest.name}@{manifest.version}: the directory was moved")
-    if manifest.digest != manifest.identity():
+    if manifest.digest != identity:
         return Problem(reference, MANIFEST, "was changed: its digest is not that of its content")
     return manifest
+
+
+def _checksum(content: bytes) -> bytes:
+    return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def inspect(directory: Path, name: str, version: str, hash_of: HashOf) -> tuple[Manifest | None, list[Problem]]:
@@ -121,7 +132,7 @@ def inspect(directory: Path, name: str, version: str, hash_of: HashOf) -> tuple[
     if isinstance(manifest, Problem):
         return None, [manifest]
     reference = f"{name}@{version}"
-    found = dict(files.entries(directory))
+    found, root = dict(files.entries(directory)), directory / FILES
     problems = []
     for record in manifest.files:
         place = f"{FILES}/{record.path}"
@@ -132,7 +143,7 @@ def inspect(directory: Path, name: str, version: str, hash_of: HashOf) -> tuple[
             problems.append(Problem(reference, place, "is a link or a special file"))
         elif status.st_size != record.size:
             problems.append(Problem(reference, place, f"has {status.st_size} bytes, not {record.size}"))
-        elif hash_of(record, directory / place, status) != record.sha256:
+        elif hash_of(record, root, status) != record.sha256:
             problems.append(Problem(reference, place, "was changed: its sha256 is not the one that was published"))
     strangers = sorted(set(found) - {MANIFEST, CHECKSUM})
     problems += [Problem(reference, place, "was added after publishing") for place in strangers]

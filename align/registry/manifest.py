@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -18,8 +18,7 @@ from align.registry.references import FINGERPRINT, NAME, VERSION
 
 
 def _inside(path: str) -> str:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or str(pure) != path or path == ".":
+    if not path.isprintable() or "\\" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
         raise ValueError("is not a plain relative path")
     return path
 
@@ -53,8 +52,8 @@ class Manifest(_Record):
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     version: Annotated[str, Field(pattern=f"^{VERSION.pattern}$")]
-    kind: Text
-    created: str
+    kind: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    created: Annotated[str, Field(pattern=r"^[\dT:.+-]{10,40}$")]
     """UTC, ISO 8601. For people: the order of versions is that of their numbers."""
     fingerprint: Annotated[str, Field(pattern=f"^{FINGERPRINT.pattern}$")]
     digest: str

@@ -3,7 +3,9 @@
     registry.json                                the format's version
     artifacts/<name>/<version>/manifest.json     beside manifest.sha256 and files/; never changed once there
     aliases/<name>/<alias>.json                  small, replaced in one step, with history
+    pins/<name>/<version>.json                   versions to be kept
     workspaces/<name>-<fingerprint>/             of stages at work; survive a kill
+    running/<run>.json                           which artifacts a run at work may still take
     staging/  quarantine/  verified/  locks/     publications in the making, damaged versions, hash cache, locks
 
 One `os.rename` of a complete, durable directory both claims a version's number and publishes it: it fails if the
@@ -14,13 +16,10 @@ everyone; they only save two runs from doing the same work.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,35 +27,13 @@ from typing import Any
 from filelock import BaseFileLock, FileLock
 
 from align.errors import AlignError, UsageError, VerificationError
-from align.registry import aliases, files, references
-from align.registry.inspection import (
-    FILES,
-    HashCache,
-    Problem,
-    hash_always,
-    inspect,
-    read_manifest,
-    trust_sizes,
-    write_manifest,
-)
-from align.registry.manifest import Artifact, FileRecord, InputRecord, Manifest, plain
+from align.registry import aliases, files, lineage, publishing, references
+from align.registry.inspection import FILES, HashCache, Problem, hash_always, inspect, read_manifest, trust_sizes
+from align.registry.lineage import Lineage
+from align.registry.manifest import Artifact, InputRecord, Manifest, plain
 from align.workspace import Workspace
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """An artifact, or something from outside the registry, with all that it was made from."""
-
-    reference: str
-    digest: str
-    artifact: Artifact | None = None
-    """None if it comes from outside, or is not what it was when it was taken."""
-    problem: str | None = None
-    """Why the artifact cannot be shown: missing, changed or damaged."""
-    inputs: dict[str, Lineage] = field(default_factory=dict)
-    """By their place in the stage's configuration."""
 
 
 class Registry:
@@ -83,7 +60,12 @@ class Registry:
         if written != FORMAT:
             raise UsageError(f"{self._marker} says format {written}; this align reads format {FORMAT}. Upgrade align.")
 
-    def _prepared(self, *parts: str) -> Path:
+    @classmethod
+    def at(cls, path: str | Path | None = None, otherwise: str | Path | None = None) -> Registry:
+        """The registry at `path`, else at `$ALIGN_REGISTRY`, else at `otherwise`, else at `./registry`."""
+        return cls(path or os.environ.get("ALIGN_REGISTRY") or otherwise or "registry")
+
+    def prepared(self, *parts: str) -> Path:
         """A directory of the registry, made if need be, and the registry with it."""
         try:
             if not self._marker.exists():
@@ -96,20 +78,32 @@ class Registry:
             ) from error
         return directory
 
-    def _directory(self, name: str, version: str) -> Path:
+    @contextlib.contextmanager
+    def writing(self, failing: str) -> Iterator[None]:
+        """Around what writes into the registry: a file system that fails is an `AlignError` that begins like this."""
+        try:
+            yield
+        except OSError as error:
+            raise AlignError(
+                f"{failing} in the registry {self.root}: {error.strerror} ({error.filename}). "
+                "What was there is unchanged; put this right and run again."
+            ) from error
+
+    def directory(self, name: str, version: str) -> Path:
+        """Where this version stands, or would: `manifest.json` beside `files/`."""
         return self.root / "artifacts" / name / version
 
     # What is there
 
     def names(self) -> list[str]:
         """Every name that has a version."""
-        listed = _listed(self.root / "artifacts")
+        listed = files.listed(self.root / "artifacts")
         return [name for name in listed if references.NAME.fullmatch(name) and self.versions(name)]
 
     def versions(self, name: str) -> list[str]:
         """`v1`, `v2`, … in the order of their numbers, sound or not. Empty for a name that nothing bears."""
         references.check_name(name)
-        found = [entry for entry in _listed(self.root / "artifacts" / name) if references.VERSION.fullmatch(entry)]
+        found = [entry for entry in files.listed(self.root / "artifacts" / name) if references.VERSION.fullmatch(entry)]
         return sorted(found, key=references.number)
 
     def aliases(self, name: str) -> dict[str, str]:
@@ -118,15 +112,33 @@ class Registry:
         return aliases.read_all(self.root / "aliases" / name)
 
     def artifacts(self) -> list[Artifact]:
-        """Every artifact with a sound manifest. `verify(full=False)` says what is wrong with the others."""
-        found = (self._read(name, version) for name, version in self._located())
+        """Every artifact with a sound manifest. `survey` says what is wrong with the others."""
+        found = (self.read(name, version) for name, version in self._located())
         return [artifact for artifact in found if isinstance(artifact, Artifact)]
+
+    def survey(self, full: bool = False) -> tuple[list[Artifact], list[Problem]]:
+        """Every artifact with a sound manifest, and everything that is wrong in the registry; changes nothing.
+
+        `full` hashes every byte; without it, manifests and sizes are compared.
+        """
+        artifacts, problems = [], []
+        for name, version in self._located():
+            directory = self.directory(name, version)
+            manifest, wrong = inspect(directory, name, version, hash_always if full else trust_sizes)
+            problems += wrong
+            if manifest:
+                artifacts.append(Artifact(name, version, directory / FILES, manifest))
+        if (artifacts or problems) and not self._marker.exists():
+            problems.append(Problem("registry", self._marker.name, "is missing"))
+        tagged = files.listed(self.root / "aliases")
+        return artifacts, problems + [problem for name in tagged for problem in self._alias_problems(name)]
 
     def _located(self) -> list[tuple[str, str]]:
         return [(name, version) for name in self.names() for version in self.versions(name)]
 
-    def _read(self, name: str, version: str) -> Artifact | Problem:
-        manifest = read_manifest(directory := self._directory(name, version), name, version)
+    def read(self, name: str, version: str) -> Artifact | Problem:
+        """The artifact as its manifest has it, none of its files looked at; or what is wrong with the manifest."""
+        manifest = read_manifest(directory := self.directory(name, version), name, version)
         return manifest if isinstance(manifest, Problem) else Artifact(name, version, directory / FILES, manifest)
 
     def resolve(self, reference: str) -> Artifact:
@@ -136,7 +148,7 @@ class Registry:
         `VerificationError` if it is damaged.
         """
         name, version = self._locate(reference)
-        manifest, problems = inspect(directory := self._directory(name, version), name, version, trust_sizes)
+        manifest, problems = inspect(directory := self.directory(name, version), name, version, trust_sizes)
         if problems or manifest is None:
             raise VerificationError(f"{_described(problems)} Do not use {directory}.")
         return Artifact(name, version, directory / FILES, manifest)
@@ -164,7 +176,7 @@ class Registry:
         Raises `VerificationError` for a damaged manifest found on the way, and quarantines that version.
         """
         for version in reversed(self.versions(name)):
-            found = self._read(name, version)
+            found = self.read(name, version)
             if isinstance(found, Problem):
                 raise self._quarantine(name, version, [found])
             if found.manifest.fingerprint == fingerprint:
@@ -174,23 +186,7 @@ class Registry:
     def lineage(self, reference: str) -> Lineage:
         """What an artifact was made from, all the way down. Missing, changed and damaged parents are reported."""
         artifact = self.resolve(reference)
-        return self._ancestry(artifact.reference, artifact.digest)
-
-    def _ancestry(self, reference: str, digest: str) -> Lineage:
-        name, _, version = reference.partition("@")
-        if not references.NAME.fullmatch(name) or not references.VERSION.fullmatch(version):
-            return Lineage(reference, digest)  # from outside: nothing to look up
-        try:
-            artifact = self.resolve(reference)
-        except UsageError:
-            return Lineage(reference, digest, problem="missing")
-        except VerificationError as error:
-            return Lineage(reference, digest, problem=str(error))
-        if artifact.digest != digest:
-            return Lineage(reference, digest, problem=f"changed: its digest is {artifact.digest} now")
-        inputs = artifact.manifest.inputs.items()
-        parents = {place: self._ancestry(taken.reference, taken.digest) for place, taken in inputs}
-        return Lineage(reference, digest, artifact, inputs=parents)
+        return lineage.trace(self, artifact.reference, artifact.digest)
 
     # Publishing
 
@@ -210,81 +206,28 @@ class Registry:
     ) -> Artifact:
         """Make the files in `source` the next version of `name`.
 
-        A source in a workspace of this registry is moved, any other is copied. If the same content with the same
-        fingerprint stands there already, that artifact is returned and no version made, unless `force`.
+        A source in a workspace of this registry is moved. Any other is copied, read-only files (0444) of the same file
+        system by hard links. If the same content with the same fingerprint stands there already, that artifact is
+        returned and no version made, unless `force`.
         Raises `AlignError` for files that may not be published and for a file system that fails; then nothing of it is
         visible, and the source is as it was.
         """
         references.check_name(name)
-        private, source = {self.root, Path(source)}, Path(source).resolve()
-        if not source.is_dir():
-            raise AlignError(f"nothing to publish as {name!r}: {source} is not a directory")
-        if refused := files.refusals(source, private):
-            raise AlignError(f"{source} cannot be published as {name!r}:\n  " + "\n  ".join(refused))
-        moved = source.is_relative_to((self.root / "workspaces").resolve())
-        staged = self._prepared("staging") / f"{name}-{uuid.uuid4().hex}"
-        try:
-            staged.mkdir()
-            if not moved:
-                files.copy(source, staged / FILES)
-            draft = Manifest(
-                name=name,
-                version="v1",
-                kind=kind,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                fingerprint=fingerprint,
-                digest="",
-                files=_recorded(source if moved else staged / FILES),
-                inputs=dict(inputs),
-                config=plain(config, "config"),
-                metrics=plain(metrics, "metrics"),
-                environment=plain(environment, "environment"),
-                contract=plain(contract or {}, "contract"),
-            )
-            draft = draft.model_copy(update={"digest": draft.identity()})
-            return self._claim(draft, staged, source if moved else None, force)
-        except OSError as error:
-            raise AlignError(
-                f"could not publish {name!r} in the registry {self.root}: {error.strerror} "
-                f"({error.filename or staged}). What was there is unchanged; put this right and run again."
-            ) from error
-        finally:
-            if moved and (staged / FILES).exists() and not source.exists():
-                files.chmod_files(staged / FILES, 0o644)
-                (staged / FILES).rename(source)
-            shutil.rmtree(staged, ignore_errors=True)
-
-    def _claim(self, draft: Manifest, staged: Path, to_move: Path | None, force: bool) -> Artifact:
-        """Complete the staged directory and rename it to the first free version."""
-        # Versions are listed once. Whatever is published afterwards is met by the rename below, so that every version
-        # lower than the one claimed was looked at for a twin: of equal publications one wins, without a lock.
-        versions = self.versions(draft.name)
-        for version in versions if not force else []:
-            if twin := self._twin(draft, version):
-                return twin
-        taken = [references.number(version) for version in [*versions, *self._quarantined(draft.name)]]
-        number = max(taken, default=0) + 1
-        parent = self._prepared("artifacts", draft.name)
-        write_manifest(staged, manifest := draft.model_copy(update={"version": f"v{number}"}))
-        if to_move is not None:
-            to_move.rename(staged / FILES)
-        files.chmod_files(staged / FILES, 0o444)
-        files.fsync_directories(staged)
-        while not _renamed(staged, target := parent / manifest.version):
-            if not force and (twin := self._twin(draft, manifest.version)):
-                shutil.rmtree(staged)
-                return twin
-            number += 1
-            write_manifest(staged, manifest := draft.model_copy(update={"version": f"v{number}"}))
-        files.fsync(parent)
-        return Artifact(draft.name, manifest.version, target / FILES, manifest)
-
-    def _twin(self, draft: Manifest, version: str) -> Artifact | None:
-        """The artifact of this version, if it has the content that is being published, down to the last byte."""
-        found = self._read(draft.name, version)
-        if isinstance(found, Problem) or found.digest != draft.digest:
-            return None
-        return None if inspect(found.path.parent, draft.name, version, hash_always)[1] else found
+        draft = Manifest(
+            name=name,
+            version="v1",
+            kind=kind,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            fingerprint=fingerprint,
+            digest="",
+            files=[],
+            inputs=dict(inputs),
+            config=plain(config, "config"),
+            metrics=plain(metrics, "metrics"),
+            environment=plain(environment, "environment"),
+            contract=plain(contract or {}, "contract"),
+        )
+        return publishing.publish(self, Path(source), draft, force)
 
     # Trust
 
@@ -293,18 +236,10 @@ class Registry:
 
         `full` hashes every byte; without it, manifests and sizes are compared.
         """
-        hash_of = hash_always if full else trust_sizes
-        located = self._located() if reference is None else [self._locate(reference)]
-        problems = [
-            problem
-            for name, version in located
-            for problem in inspect(self._directory(name, version), name, version, hash_of)[1]
-        ]
         if reference is None:
-            problems += [problem for name in _listed(self.root / "aliases") for problem in self._alias_problems(name)]
-            if located and not self._marker.exists():
-                problems.append(Problem("registry", self._marker.name, "is missing"))
-        return problems
+            return self.survey(full)[1]
+        name, version = self._locate(reference)
+        return inspect(self.directory(name, version), name, version, hash_always if full else trust_sizes)[1]
 
     def _alias_problems(self, name: str) -> list[Problem]:
         try:
@@ -323,7 +258,7 @@ class Registry:
         Raises `VerificationError` naming the files, and moves the version to quarantine, where nothing finds it.
         """
         cache = HashCache(self.root / "verified" / artifact.name / f"{artifact.version}.json")
-        directory = self._directory(artifact.name, artifact.version)
+        directory = self.directory(artifact.name, artifact.version)
         _, problems = inspect(directory, artifact.name, artifact.version, cache)
         if problems:
             raise self._quarantine(artifact.name, artifact.version, problems)
@@ -331,10 +266,10 @@ class Registry:
 
     def _quarantine(self, name: str, version: str, problems: list[Problem]) -> VerificationError:
         """Move a damaged version aside, deleting nothing; the error that says so. Its number is not given again."""
-        directory = self._directory(name, version)
+        directory = self.directory(name, version)
         try:
-            parent = self._prepared("quarantine", name)
-            place = parent / f"{version}.{len(_listed(parent)) + 1}"
+            parent = self.prepared("quarantine", name)
+            place = parent / f"{version}.{len(files.listed(parent)) + 1}"
             with contextlib.suppress(FileNotFoundError):  # another run was quicker
                 directory.rename(place)
             outcome = f"It was moved to {place}; run again to make it anew."
@@ -342,18 +277,43 @@ class Registry:
             outcome = f"It could not be moved to quarantine ({error}); do not use {directory}."
         return VerificationError(f"{_described(problems)} {outcome}")
 
-    def _quarantined(self, name: str) -> list[str]:
-        found = {entry.partition(".")[0] for entry in _listed(self.root / "quarantine" / name)}
+    def quarantined(self, name: str) -> list[str]:
+        """Versions that were found damaged and moved aside."""
+        found = {entry.partition(".")[0] for entry in files.listed(self.root / "quarantine" / name)}
         return [version for version in found if references.VERSION.fullmatch(version)]
+
+    # What people say of versions
 
     def tag(self, reference: str, alias: str) -> Artifact:
         """Let `name@alias` stand for this artifact from now on. What it stood for before is kept as its history."""
         references.check_alias(alias)
         artifact = self.resolve(reference)
-        directory = self._prepared("aliases", artifact.name)
-        with FileLock(self._prepared("locks") / f"aliases-of-{artifact.name}"):  # so that no entry of history is lost
+        directory = self.prepared("aliases", artifact.name)
+        lock = FileLock(self.prepared("locks") / f"aliases-of-{artifact.name}")
+        with self.writing(f"could not tag {artifact.reference}"), lock:  # so that no entry of history is lost
             aliases.point(directory / f"{alias}.json", artifact.version)
         return artifact
+
+    def pin(self, reference: str) -> Artifact:
+        """Keep this version whatever `gc` finds, until `unpin`."""
+        artifact = self.resolve(reference)
+        path = self.prepared("pins", artifact.name) / f"{artifact.version}.json"
+        with self.writing(f"could not pin {artifact.reference}"):
+            files.replace(path, json.dumps({"since": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n")
+        return artifact
+
+    def unpin(self, reference: str) -> str:
+        """Let go of a pinned version; its `name@version`. Raises `UsageError` if it is not pinned."""
+        name, version = self._locate(reference)
+        if version not in self.pins(name):
+            raise UsageError(f"{name}@{version} is not pinned.")
+        with self.writing(f"could not unpin {name}@{version}"):
+            (self.root / "pins" / name / f"{version}.json").unlink()
+        return f"{name}@{version}"
+
+    def pins(self, name: str) -> list[str]:
+        """The pinned versions of a name."""
+        return [entry.removesuffix(".json") for entry in files.listed(self.root / "pins" / name) if entry[0] != "."]
 
     # Work in progress
 
@@ -361,13 +321,13 @@ class Registry:
         """Where the stage of this fingerprint works: the same place every time, `output/` and `checkpoints/` made."""
         workspace = Workspace(self._workspace_path(name, fingerprint))
         for directory in (workspace.output, workspace.checkpoints):
-            self._prepared(str(directory.relative_to(self.root)))
+            self.prepared(str(directory.relative_to(self.root)))
         return workspace
 
     def find_workspace(self, name: str, fingerprint: str) -> Workspace | None:
         """The workspace of this fingerprint if it has checkpoints to resume from. Makes nothing."""
         workspace = Workspace(self._workspace_path(name, fingerprint))
-        return workspace if _listed(workspace.checkpoints) else None
+        return workspace if files.listed(workspace.checkpoints) else None
 
     def _workspace_path(self, name: str, fingerprint: str) -> Path:
         references.check_name(name)
@@ -386,34 +346,7 @@ class Registry:
     def lock(self, name: str, fingerprint: str) -> BaseFileLock:
         """To be held (`with registry.lock(…):`) while a stage runs: a second run waits, then finds the artifact."""
         path = self._workspace_path(name, fingerprint)
-        return FileLock(self._prepared("locks") / path.name)
-
-
-def _listed(directory: Path) -> list[str]:
-    try:
-        return sorted(path.name for path in directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _recorded(root: Path) -> list[FileRecord]:
-    """Every file below `root`, hashed, and safe on the disk."""
-    records = []
-    for path, status in files.entries(root):
-        records.append(FileRecord(path=path, size=status.st_size, sha256=files.sha256(root / path)))
-        files.fsync(root / path)
-    return records
-
-
-def _renamed(directory: Path, target: Path) -> bool:
-    """Whether the directory now is `target`; False if that exists."""
-    try:
-        directory.rename(target)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            return False
-        raise
-    return True
+        return FileLock(self.prepared("locks") / path.name)
 
 
 def _described(problems: list[Problem]) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from typer.testing import Result
+
+from align.cli import registry
 
 Align = Callable[..., Result]
 
@@ -69,3 +73,64 @@ def test_an_unknown_artifact_is_exit_code_2(finished: Path, run_align: Align) ->
 def test_an_empty_registry_says_how_to_fill_it(here: Path, run_align: Align) -> None:
     assert "holds no artifact yet" in run_align("registry", "ls", "--registry", "empty").stdout
     assert json.loads(run_align("registry", "ls", "--json").stdout) == []
+
+
+def test_lineage_as_a_mermaid_flowchart(finished: Path, run_align: Align) -> None:
+    lines = run_align("registry", "lineage", "sft", "--mermaid").stdout.splitlines()
+    assert lines[0] == "flowchart LR"
+    assert sorted(lines[1:]) == [
+        "    n0 -->|model| n1",
+        '    n0["base@v1<br/>base"]',
+        '    n1["sft@v1<br/>sft"]',
+    ]
+
+
+def test_two_artifacts_are_compared(finished: Path, run_align: Align) -> None:
+    shown = run_align("registry", "diff", "base", "sft").stdout
+    assert "base@v1" in shown
+    assert any(line.split() == ["config:", "kind", "base", "sft"] for line in shown.splitlines())
+    found = json.loads(run_align("registry", "diff", "base", "sft", "--json").stdout)
+    assert list(found) == ["config", "inputs", "data", "metrics", "environment", "files"]
+    assert found["config"]["kind"] == ["base", "sft"]
+    assert "do not differ" in run_align("registry", "diff", "sft@v1", "sft").stdout
+
+
+def test_garbage_is_removed_only_when_told_so(finished: Path, run_align: Align) -> None:
+    assert run_align("run", "tiny.yaml", "--set", "stages.sft.seed=3").exit_code == 0
+    assert "all 5 artifacts are needed" in run_align("registry", "gc", "--older-than", "1").stdout
+    assert "not needed: sft@v1" in run_align("registry", "gc").stdout
+    found = json.loads(run_align("registry", "gc", "--json").stdout)
+    assert (found["deleted"], found["garbage"]) == (False, ["evaluation@v1", "sft@v1"])
+    assert found["bytes"] > 0
+    run_align("registry", "pin", "evaluation@v1")
+    assert "all 5 artifacts are needed" in run_align("registry", "gc", "--yes").stdout
+    run_align("registry", "unpin", "evaluation@v1")
+    assert run_align("registry", "unpin", "evaluation@v1").exit_code == 2
+    assert "removed: sft@v1" in run_align("registry", "gc", "--delete").stdout
+    assert run_align("registry", "path", "sft@v1").exit_code == 2
+    assert run_align("registry", "verify").exit_code == 0
+
+
+def test_an_import_is_machine_readable(finished: Path, run_align: Align) -> None:
+    assert "holds base@v1, sft@v1" in run_align("registry", "export", "sft", "sft.tar").stdout
+    answer = json.loads(run_align("registry", "import", "sft.tar", "theirs", "--json").stdout)
+    assert answer == {"reference": "theirs@v1", "artifacts": ["base@v1", "theirs@v1"]}
+    Path("sft.tar").write_bytes(b"no archive")
+    assert run_align("registry", "import", "sft.tar").exit_code == 2
+
+
+def test_the_commands_of_the_guide(finished: Path, run_align: Align) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "registry.md").read_text(encoding="utf-8")
+    commands = [
+        shlex.split(line, comments=True)
+        for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    named = {command.name or command.callback.__name__ for command in registry.app.registered_commands}  # type: ignore[union-attr]
+    assert {command[2] for command in commands} == named
+    for command in commands:
+        result = run_align(*command[1:])
+        assert result.exit_code == 0, (command, result.output)
+    for place in ("theirs", "mine"):
+        assert json.loads(run_align("registry", "verify", "--registry", place, "--json").stdout) == []
+        assert len(json.loads(run_align("registry", "ls", "--registry", place, "--json").stdout)) == 3

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 LORA = [f"stages.{stage}.{key}" for stage in ("sft", "ppo") for key in ("method=lora", "lora={r: 4, alpha: 8}")]
 SHORT = ["stages.ppo.ppo.total_episodes=16", "stages.sft.train.max_steps=6"]
+
+LOADS = """
+import sys
+sys.modules["align"] = sys.modules["reward_models"] = None  # importing them is an error
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+base, *pairs = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(base)
+for alone, merged in zip(pairs[::2], pairs[1::2]):
+    ids = AutoTokenizer.from_pretrained(alone)("Summarize: soup", return_tensors="pt")["input_ids"]
+    expected = AutoModelForCausalLM.from_pretrained(merged)(input_ids=ids).logits
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), f"{merged}/adapter")
+    model = PeftModel.from_pretrained(model, alone)
+    found = [model(input_ids=ids).logits, beside(input_ids=ids).logits]
+    for logits in found if alone == pairs[0] else found[:1]:  # the second adapter belongs onto the first one's result
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    model = model.merge_and_unload()
+"""
 
 
 def test_later_stages_load_adapters_with_their_bases(new_run: Callable[[str], Any]) -> None:
@@ -37,6 +59,15 @@ def test_later_stages_load_adapters_with_their_bases(new_run: Callable[[str], An
     assert merged["tokenizer"] == base.manifest.contract["tokenizer"]
     assert run.registry.verify() == []
     assert not list((run.registry.root / "workspaces").glob("*/inputs"))
+    _load_without_align(
+        base.path, sft.path, run.registry.resolve("sft@v2").path, ppo.path, run.registry.resolve("ppo@v2").path
+    )
+
+
+def _load_without_align(*paths: Path) -> None:
+    """Adapters with plain peft, alone and beside merged weights: they give what the merged weights give."""
+    done = subprocess.run([sys.executable, "-c", LOADS, *paths], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def _planned(run: Any, arguments: list[str]) -> Any:

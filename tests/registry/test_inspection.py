@@ -114,6 +114,22 @@ def test_damage_is_found_before_use_and_quarantined(registry: Registry, version:
     assert (registry.root / "quarantine" / "sft" / "v1.1").exists()
 
 
+def test_every_byte_counts(registry: Registry, version: Path):
+    """Each byte of each file flipped, each file cut at each length: found by `verify` and before use."""
+    for path in [version / "manifest.json", version / "manifest.sha256", *(version / "files").rglob("*.*")]:
+        content = path.read_bytes()
+        path.chmod(0o644)
+        for place in range(len(content)):
+            flipped = content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+            for changed in (flipped, content[:place]):
+                path.write_bytes(changed)
+                cache = inspection.HashCache(registry.root / "cache.json")
+                for hash_of in (inspection.hash_always, cache):
+                    assert inspection.inspect(version, "sft", "v1", hash_of)[1], (path, place)
+        path.write_bytes(content)
+    assert registry.verify() == []
+
+
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were hashed."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
 from filelock import Timeout
 
 from align.errors import AlignError, UsageError, VerificationError
-from align.registry import Artifact, InputRecord, Registry, files, store
+from align.registry import Artifact, InputRecord, Registry, aliases, collection, files, publishing, store
 from align.workspace import Interval
 
 FINGERPRINT = "f" * 64
@@ -70,13 +73,13 @@ def test_everything_is_durable_before_it_is_visible(
     if in_workspace:
         source = source.rename(registry.workspace("sft", FINGERPRINT).path / "finished")
     before: list[int] = []
-    renamed = store._renamed
+    renamed = publishing._renamed
 
     def rename(directory: Path, target: Path) -> bool:
         before.extend(synced)
         return renamed(directory, target)
 
-    monkeypatch.setattr(store, "_renamed", rename)
+    monkeypatch.setattr(publishing, "_renamed", rename)
     version = publish(source).path.parent
     assert {path.stat().st_ino for path in [version, *version.rglob("*")]} <= set(before)
     assert version.parent.stat().st_ino == synced[-1]
@@ -88,6 +91,17 @@ def test_what_a_publication_was_made_from_can_change_without_changing_it(
     publish()
     (source / "config.json").write_text("{}")
     assert registry.verify() == []
+
+
+def test_what_is_read_only_is_linked_to_and_not_copied(registry: Registry, publish: Callable, tmp_path: Path):
+    first = publish()
+    second = Registry(tmp_path / "second")
+    manifest = first.manifest
+    linked = second.publish(first.path, name="sft", kind="sft", fingerprint=FINGERPRINT, inputs={}, config=manifest.config, metrics={}, environment={})  # fmt: skip  # noqa: E501
+    assert linked.digest == first.digest
+    for record in manifest.files:
+        assert (linked.path / record.path).samefile(first.path / record.path)
+    assert registry.verify() == second.verify() == []
 
 
 def test_a_workspace_is_moved_not_copied(registry: Registry, publish: Callable):
@@ -104,6 +118,38 @@ def test_the_order_of_versions_is_numeric(registry: Registry, publish: Callable)
         publish(config={"index": index})
     assert registry.versions("sft")[-2:] == ["v10", "v11"]
     assert registry.resolve("sft").version == registry.resolve("sft@latest").version == "v11"
+
+
+@pytest.mark.parametrize("years", [-1, 1])
+def test_a_clock_that_is_a_year_off_changes_no_order(
+    registry: Registry, publish: Callable, monkeypatch: pytest.MonkeyPatch, years: int
+):
+    publish(config={"index": 0})
+    registry.tag("sft", "best")
+    now = time.time() + years * 365 * 86_400
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Clock:
+            return cls.fromtimestamp(now, tz)
+
+    for module in (store, aliases):
+        monkeypatch.setattr(module, "datetime", Clock)
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "time_ns", lambda: int(now * 1e9))
+    second = publish(config={"index": 1})
+    os.utime(second.path.parent, (now, now))
+    assert second.manifest.created[:4] == str(datetime.now().year + years)
+    monkeypatch.undo()
+    publish(config={"index": 2})
+    assert registry.resolve("sft").version == "v3"
+    assert registry.find("sft", FINGERPRINT) == registry.resolve("sft@v3")
+    registry.tag("sft@v2", "best")
+    assert registry.resolve("sft@best") == second
+    registry.check(second)
+    assert registry.verify() == []
+    kept = collection.find(registry, collection.DAY).kept
+    assert kept == {"sft@v1": "it is new", "sft@v2": "it is sft@best", "sft@v3": "it is sft@latest"}
 
 
 def test_equal_content_is_published_once_unless_forced(registry: Registry, publish: Callable):

@@ -1,0 +1,217 @@
+"""Garbage: versions that nobody named, pinned, uses or has made anything from that is kept.
+
+What a run at work needs it says itself (`in_use`); what a stopped one is to go on with, its workspaces say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from align.errors import VerificationError
+from align.registry import files, references
+from align.registry.inspection import Problem
+from align.registry.manifest import Artifact
+from align.workspace import Workspace
+
+if TYPE_CHECKING:
+    from align.registry.store import Registry
+
+DAY = 86_400.0
+"""Seconds. A run whose lock a file system grants to everyone counts as at work for as long."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What may go, and why the rest may not."""
+
+    artifacts: list[Artifact]
+    """Each before those that it was made from, so that no lineage is ever broken."""
+    leftovers: list[Path]
+    """Publications that were killed."""
+    kept: dict[str, str]
+    """`name@version` -> the first reason to keep it."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        left = sum(status.st_size for path in self.leftovers if path.is_dir() for _, status in files.entries(path))
+        return left + sum(record.size for artifact in self.artifacts for record in artifact.manifest.files)
+
+
+@contextlib.contextmanager
+def in_use(registry: Registry, artifacts: Iterable[Artifact]) -> Iterator[Callable[[Artifact], None]]:
+    """While this lasts, these artifacts are kept, and all that they were made from. Gives what adds another one."""
+    record = registry.prepared("running") / f"{uuid.uuid4().hex}.json"
+    registry.prepared("locks")
+    path = _lock(registry, record)
+    used: dict[str, str] = {}
+
+    def keep(*artifacts: Artifact) -> None:
+        used.update({artifact.reference: artifact.digest for artifact in artifacts})
+        files.replace(record, json.dumps(used))
+
+    with contextlib.ExitStack() as held:
+        with registry.writing("no run can be begun"):
+            held.enter_context(FileLock(path))
+            keep(*artifacts)
+        try:
+            yield keep
+        finally:
+            for mine in (record, path):
+                mine.unlink(missing_ok=True)
+
+
+def find(registry: Registry, age: float = 0.0) -> Garbage:
+    """What nothing needs, published more than `age` seconds ago by the file system's clock. Removes nothing.
+
+    Raises `VerificationError` while a manifest is damaged: what that artifact was made from is not known then.
+    """
+    artifacts = {artifact.reference: artifact for artifact in _sound(registry)}
+    now = files.now(registry.root) if registry.root.exists() else 0.0
+    claims, stale = _claims(registry, now)
+    roots = {
+        reference: why
+        for reference, artifact in artifacts.items()
+        if (why := claims.get(reference) or claims.get(artifact.digest) or _youth(artifact, now, age))
+    }
+    kept = _with_ancestors(artifacts, roots)
+    garbage = {reference: artifact for reference, artifact in artifacts.items() if reference not in kept}
+    killed = [path for path in (registry.root / "staging").glob("*") if now - path.stat().st_mtime > DAY]
+    return Garbage(_descendants_first(garbage), [*sorted(killed), *stale], kept)
+
+
+def collect(registry: Registry, age: float = 0.0) -> Garbage:
+    """Remove what `find` finds, looking again whenever somebody names an artifact, or a run begins, meanwhile."""
+    removed: list[Artifact] = []
+    lock = FileLock(registry.prepared("locks") / "gc")
+    with registry.writing("could not remove all garbage"), lock:
+        while True:
+            claims = _claims(registry, 0.0)[0]
+            garbage = find(registry, age)
+            for artifact in garbage.artifacts:
+                if _claims(registry, 0.0)[0] != claims:
+                    break
+                _remove(registry, artifact)
+                removed.append(artifact)
+            else:
+                for path in garbage.leftovers:
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
+                        _lock(registry, path).unlink(missing_ok=True)
+                return Garbage(removed, garbage.leftovers, garbage.kept)
+
+
+def _sound(registry: Registry) -> list[Artifact]:
+    found = [registry.read(name, version) for name in registry.names() for version in registry.versions(name)]
+    if damaged := [str(one) for one in found if isinstance(one, Problem)]:
+        raise VerificationError(
+            f"{'; '.join(damaged)}. While it is there no garbage is collected: what it was made from is not known. "
+            "Move its directory away."
+        )
+    return [one for one in found if isinstance(one, Artifact)]
+
+
+def _claims(registry: Registry, now: float) -> tuple[dict[str, str], list[Path]]:
+    """`name@version`, or a digest -> why it is kept; and the records of runs that are no more."""
+    claims: dict[str, str] = {}
+    for name in registry.names():
+        claims[f"{name}@{registry.versions(name)[-1]}"] = f"it is {name}@{references.LATEST}"
+        claims |= {f"{name}@{version}": "it is pinned" for version in registry.pins(name)}
+        claims |= {f"{name}@{version}": f"it is {name}@{alias}" for alias, version in registry.aliases(name).items()}
+    for begun in (registry.root / "workspaces").glob("*"):
+        taken = _json(Workspace(begun).begun).get("inputs", {})
+        claims |= {str(digest): f"{begun.name} is to go on with it" for digest in taken.values()}
+    stale = []
+    for record in (registry.root / "running").glob("*.json"):
+        if _is_live(registry, record, now):
+            claims |= {str(digest): "a run is using it" for digest in _json(record).values()}
+        else:
+            stale.append(record)
+    return claims, stale
+
+
+def _is_live(registry: Registry, record: Path, now: float) -> bool:
+    try:
+        with FileLock(_lock(registry, record), timeout=0):
+            return now - record.stat().st_mtime < DAY
+    except (Timeout, FileNotFoundError):
+        return True
+
+
+def _lock(registry: Registry, record: Path) -> Path:
+    """What a run holds as long as its record counts."""
+    return registry.root / "locks" / f"run-{record.stem}"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a file that others write; empty if it has gone meanwhile."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError as error:
+        raise VerificationError(f"{path} cannot be read, so that nothing knows what it needs: {error}") from error
+    return content
+
+
+def _youth(artifact: Artifact, now: float, age: float) -> str | None:
+    return "it is new" if now - artifact.path.parent.stat().st_mtime < age else None
+
+
+def _with_ancestors(artifacts: Mapping[str, Artifact], roots: Mapping[str, str]) -> dict[str, str]:
+    """The roots and all that they were made from, each with its reason."""
+    kept, todo = dict(roots), list(roots)
+    while todo:
+        child = todo.pop()
+        for parent in _parents(artifacts[child], artifacts):
+            if parent not in kept:
+                kept[parent] = f"{child} was made from it"
+                todo.append(parent)
+    return kept
+
+
+def _parents(artifact: Artifact, artifacts: Mapping[str, Artifact]) -> list[str]:
+    """The references of its inputs that stand in the registry: by number, or else whatever has the same content."""
+    parents = []
+    for taken in artifact.manifest.inputs.values():
+        named = artifacts.get(taken.reference)
+        if named and named.digest == taken.digest:
+            parents.append(taken.reference)
+        else:
+            parents += [reference for reference, one in artifacts.items() if one.digest == taken.digest]
+    return parents
+
+
+def _descendants_first(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+    order: dict[str, Artifact] = {}
+
+    def visit(reference: str) -> None:
+        if reference not in order:
+            for parent in _parents(artifacts[reference], artifacts):
+                visit(parent)
+            order[reference] = artifacts[reference]
+
+    for reference in artifacts:
+        visit(reference)
+    return list(reversed(order.values()))
+
+
+def _remove(registry: Registry, artifact: Artifact) -> None:
+    """In one step out of sight, then for good."""
+    directory = artifact.path.parent
+    doomed = registry.prepared("staging") / f"removed-{uuid.uuid4().hex}"
+    directory.rename(doomed)
+    files.fsync(directory.parent)
+    (registry.root / "verified" / artifact.name / f"{artifact.version}.json").unlink(missing_ok=True)
+    shutil.rmtree(doomed)

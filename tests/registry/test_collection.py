@@ -1,0 +1,193 @@
+"""What garbage collection keeps, and that it removes the rest and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from align.errors import VerificationError
+from align.registry import Artifact, InputRecord, Registry, collection
+
+FINGERPRINT = "f" * 64
+
+
+@pytest.fixture
+def versions(publish: Callable[..., Artifact]) -> Callable[..., list[Artifact]]:
+    """`sft@v1` to `sft@v<count>`, all different."""
+
+    def versions(count: int, name: str = "sft", **arguments: object) -> list[Artifact]:
+        return [publish(name=name, config={"number": number}, **arguments) for number in range(count)]
+
+    return versions
+
+
+def as_input(artifact: Artifact) -> dict[str, InputRecord]:
+    return {"model": InputRecord(reference=artifact.reference, digest=artifact.digest)}
+
+
+def garbage(registry: Registry) -> list[str]:
+    return sorted(artifact.reference for artifact in collection.find(registry).artifacts)
+
+
+def test_what_nothing_needs_is_found_and_only_then_removed(registry: Registry, versions: Callable):
+    versions(4)
+    registry.tag("sft@v2", "best")
+    registry.pin("sft@v1")
+    assert garbage(registry) == ["sft@v3"]
+    assert registry.versions("sft") == ["v1", "v2", "v3", "v4"]
+    assert [one.reference for one in collection.collect(registry).artifacts] == ["sft@v3"]
+    assert registry.versions("sft") == ["v1", "v2", "v4"]
+    assert registry.verify() == []
+    assert collection.find(registry).kept == {
+        "sft@v1": "it is pinned",
+        "sft@v2": "it is sft@best",
+        "sft@v4": "it is sft@latest",
+    }
+    registry.unpin("sft@v1")
+    assert garbage(registry) == ["sft@v1"]
+    assert list((registry.root / "staging").iterdir()) == []
+
+
+def test_what_is_new_is_kept(registry: Registry, versions: Callable):
+    old, young, _ = versions(3)
+    os.utime(old.path.parent, (time.time() - 90_000,) * 2)
+    os.utime(young.path.parent, (time.time() - 80_000,) * 2)
+    assert [one.reference for one in collection.find(registry, collection.DAY).artifacts] == ["sft@v1"]
+
+
+def test_ancestors_of_what_is_kept_are_kept(registry: Registry, publish: Callable, versions: Callable):
+    base, other, _ = versions(3, "base")
+    sft = publish(inputs=as_input(base))
+    publish(inputs={})
+    ppo = publish(name="ppo", inputs=as_input(sft))
+    assert garbage(registry) == ["base@v2"]
+    assert collection.find(registry).kept["base@v1"] == "sft@v1 was made from it"
+    publish(name="ppo")
+    assert garbage(registry) == ["base@v1", "base@v2", "ppo@v1", "sft@v1"]
+    registry.pin(ppo.reference)
+    assert garbage(registry) == [other.reference]
+
+
+def test_descendants_go_before_what_they_were_made_from(registry: Registry, publish: Callable, versions: Callable):
+    base, _ = versions(2, "base")
+    publish(inputs=as_input(base))
+    publish()
+    assert [one.reference for one in collection.find(registry).artifacts] == ["sft@v1", "base@v1"]
+
+
+def test_content_that_got_another_number_is_known_by_its_digest(registry: Registry, publish: Callable):
+    publish(name="base", config={"other": 1})
+    base = publish(name="base")
+    publish(name="base", config={"newest": 1})
+    publish(inputs={"model": InputRecord(reference="base@v1", digest=base.digest)})
+    assert garbage(registry) == ["base@v1"]
+
+
+def test_a_run_at_work_keeps_what_it_may_take(registry: Registry, versions: Callable):
+    used, *_ = versions(3)
+    with collection.in_use(registry, [used]) as keep:
+        assert garbage(registry) == ["sft@v2"]
+        keep(registry.resolve("sft@v2"))
+        assert garbage(registry) == []
+        assert collection.find(registry).kept["sft@v1"] == "a run is using it"
+    assert garbage(registry) == ["sft@v1", "sft@v2"]
+    assert list((registry.root / "running").iterdir()) == []
+
+
+def test_a_run_in_another_process_keeps_what_it_takes_and_a_dead_one_for_a_day(registry: Registry, versions: Callable):
+    versions(3)
+    program = """if True:
+        import sys, time
+        from align.registry import Registry, collection
+        registry = Registry(sys.argv[1])
+        with collection.in_use(registry, [registry.resolve("sft@v1")]):
+            print("at work", flush=True)
+            time.sleep(60)
+    """
+    process = subprocess.Popen([sys.executable, "-c", program, registry.root], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+    (record,) = (registry.root / "running").iterdir()
+    os.utime(record, (1, 1))
+    assert garbage(registry) == ["sft@v2"]
+    process.kill()
+    process.communicate()
+    assert garbage(registry) == ["sft@v1", "sft@v2"]
+    os.utime(record)
+    assert garbage(registry) == ["sft@v2"]
+    os.utime(record, (1, 1))
+    assert [one.reference for one in collection.collect(registry).artifacts] == ["sft@v2", "sft@v1"]
+    assert list((registry.root / "running").iterdir()) == []
+    assert not list((registry.root / "locks").glob("run-*"))
+
+
+def test_a_stage_that_was_stopped_keeps_what_it_is_to_go_on_with(registry: Registry, versions: Callable):
+    used, *_ = versions(3)
+    workspace = registry.workspace("ppo", FINGERPRINT)
+    workspace.begun.write_text(json.dumps({"forced": False, "inputs": {"policy": used.digest}}))
+    assert garbage(registry) == ["sft@v2"]
+    registry.discard(workspace)
+    assert garbage(registry) == ["sft@v1", "sft@v2"]
+
+
+def test_nothing_is_collected_while_a_manifest_is_damaged(registry: Registry, versions: Callable):
+    *_, last = versions(3)
+    (last.path.parent / "manifest.json").unlink()
+    for collect in (collection.find, collection.collect):
+        with pytest.raises(VerificationError, match=r"sft@v3: manifest.json is missing\. While it is there"):
+            collect(registry)
+    assert registry.versions("sft") == ["v1", "v2", "v3"]
+
+
+def test_nothing_is_collected_while_it_is_not_known_what_a_stage_needs(registry: Registry, versions: Callable):
+    versions(3)
+    registry.workspace("ppo", FINGERPRINT).begun.write_text("{")
+    with pytest.raises(VerificationError, match=r"begun\.json cannot be read"):
+        collection.collect(registry)
+
+
+def test_what_is_named_meanwhile_is_kept(registry: Registry, versions: Callable, monkeypatch: pytest.MonkeyPatch):
+    versions(4)
+    remove = collection._remove
+
+    def remove_and_tag(registry: Registry, artifact: Artifact) -> None:
+        remove(registry, artifact)
+        if len(registry.versions("sft")) == 3:
+            registry.tag("sft@v2", "best")
+
+    monkeypatch.setattr(collection, "_remove", remove_and_tag)
+    removed = [one.reference for one in collection.collect(registry).artifacts]
+    assert "sft@v2" not in removed
+    assert registry.aliases("sft") == {"best": "v2"}
+    assert registry.verify() == []
+
+
+def test_publications_that_were_killed_are_cleared_away_after_a_day(registry: Registry, versions: Callable):
+    versions(1)
+    for name, age in (("killed", 100_000), ("at work", 1_000)):
+        directory = registry.prepared("staging", name)
+        (directory / "file").write_text("x" * 1000)
+        os.utime(directory, (time.time() - age,) * 2)
+    found = collection.collect(registry)
+    assert [path.name for path in found.leftovers] == ["killed"]
+    assert [path.name for path in (registry.root / "staging").iterdir()] == ["at work"]
+
+
+def test_an_empty_registry_has_no_garbage_and_is_not_made_by_looking(registry: Registry):
+    assert collection.find(registry).artifacts == []
+    assert not registry.root.exists()
+
+
+def test_pins_survive_and_are_unpinned_once(registry: Registry, versions: Callable):
+    versions(2)
+    assert registry.pin("sft@v1").reference == "sft@v1"
+    assert Registry(registry.root).pins("sft") == ["v1"]
+    assert registry.unpin("sft@v1") == "sft@v1"
+    with pytest.raises(Exception, match=r"sft@v1 is not pinned\."):
+        registry.unpin("sft@v1")
