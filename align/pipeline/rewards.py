@@ -47,7 +47,7 @@ def problems(config: StageConfig, stages: Collection[str], *, ask: bool = False)
             yield f"{key}: {error}"
             continue
         if model.needs_references:
-            for place, data in _compared(config):
+            for place, data in _compared(config, key):
                 if data.reference is None:
                     yield f"{place}: {key} {model.name} compares with references: set `reference:` here"
 
@@ -72,11 +72,11 @@ def normalizations(spec: Any, place: str) -> Iterator[tuple[str, str]]:
             yield from normalizations(inner, f"{place}.of.{index}")
 
 
-def _compared(config: StageConfig) -> Iterator[tuple[str, PromptData | EvaluationData]]:
-    """The data that a stage's rewards see, by its place in the configuration."""
+def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData | EvaluationData]]:
+    """The data that a stage's `reward` or `judge` sees, by its place in the configuration."""
     match config:
         case PPOStageConfig():
-            for field in ("prompts", "evaluation_prompts"):
+            for field in ("evaluation_prompts",) if key == "judge" else ("prompts", "evaluation_prompts"):
                 yield from ((f"{field}.{index}", data) for index, data in enumerate(getattr(config, field)))
         case EvaluateConfig():
             for index, data in enumerate(config.data):

@@ -1,0 +1,262 @@
+"""Over-optimisation on the embedded corpus: label budgets, ensembles, best-of-n, over several seeds.
+
+    python benchmarks/overoptimization.py --registry overoptimization      # goes on where it stopped
+
+Runs `recipes/overoptimization.yaml` once for every seed and setting. A seed draws the labels, the proxies' heads and
+order, and PPO's samples; base, tuned model and gold scorer are the same throughout. Seeds are the independent units:
+intervals are Student's t over them, and differences are paired by seed. Writes results/overoptimization.json and the
+figure docs/images/overoptimization.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student
+
+HERE = Path(__file__).parent
+RECIPE = HERE.parent / "recipes" / "overoptimization.yaml"
+BUDGETS = {100: 60, 700: 100, 5000: 240}
+"""Labels -> optimizer steps of the proxy."""
+FEWEST = min(BUDGETS)
+CONDITIONS = {
+    **{f"{labels} labels": ("ppo", labels) for labels in BUDGETS},
+    f"{FEWEST} labels, minimum of 3": ("ppo_minimum", FEWEST),
+    f"{FEWEST} labels, mean - std of 3": ("ppo_mean_minus_std", FEWEST),
+}
+GROUPS = (1, 2, 4, 8, 16, 32)
+PROMPTS = 60
+SCORES = {"proxy": "eval/objective/scores", "gold": "eval/judge/scores"}
+
+Evaluations = list[dict[str, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--registry", type=Path, default=Path("overoptimization"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--only-run", action="store_true", help="some seeds here, others elsewhere: no report yet")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "overoptimization.json")
+    parser.add_argument("--figure", type=Path, default=HERE.parent / "docs" / "images" / "overoptimization.png")
+    args = parser.parse_args()
+    runs: dict[str, dict[int, Evaluations]] = {condition: {} for condition in CONDITIONS}
+    proxies: dict[int, dict[int, Path]] = {labels: {} for labels in BUDGETS}
+    for seed in args.seeds:
+        for labels in BUDGETS:
+            stages = sorted({stage for stage, budget in CONDITIONS.values() if budget == labels})
+            made = run(args.registry, seed, labels, stages)
+            proxies[labels][seed] = made["proxy"]
+            for condition, (stage, budget) in CONDITIONS.items():
+                if budget == labels:
+                    lines = (made[stage] / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
+                    runs[condition][seed] = [json.loads(line) for line in lines]
+            sft = made["sft"]
+    if args.only_run:
+        return
+    drawn = best_of_n(sft, {labels: proxies[labels] for labels in BUDGETS})
+    found = {
+        "seeds": args.seeds,
+        "ppo": {condition: summary(list(of_seed.values())) for condition, of_seed in runs.items()},
+        "differences": differences(runs),
+        "best_of_n": drawn,
+        "runs": runs,
+    }
+    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(runs, drawn, args.figure)
+    print(markdown(found))
+
+
+def run(registry: Path, seed: int, labels: int, stages: Sequence[str]) -> dict[str, Path]:
+    """The recipe with these labels, and where its artifacts lie."""
+    settings = {
+        "datasets.gold_labels.seed": seed,
+        "datasets.gold_labels.parts.train": labels,
+        **{f"stages.{stage}.seed": seed for stage in ("ppo", "ppo_minimum", "ppo_mean_minus_std")},
+        **{f"stages.{name}.seed": 10 * seed + index for index, name in enumerate(("proxy", "proxy_2", "proxy_3"))},
+        **{f"stages.{name}.train.max_steps": BUDGETS[labels] for name in ("proxy", "proxy_2", "proxy_3")},
+    }
+    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = [str(RECIPE), *stages, "--registry", str(registry), *overrides]
+    align = [sys.executable, "-m", "align"]
+    subprocess.run([*align, "run", *command, "--wandb", "disabled"], check=True, stdout=subprocess.DEVNULL)
+    planned = subprocess.run([*align, "plan", *command, "--json"], check=True, capture_output=True, text=True)
+    references = {step["stage"]: step["artifact"] for step in json.loads(planned.stdout)}
+    return {
+        stage: registry / "artifacts" / name / version / "files"
+        for stage, (name, version) in ((stage, reference.split("@")) for stage, reference in references.items())
+    }
+
+
+def summary(runs: Sequence[Evaluations]) -> dict[str, Any]:
+    """Means over seeds, with 95 % intervals, of where proxy and gold end and where gold is highest."""
+    figures = [of_run(run) for run in runs]
+    return {name: interval([figure[name] for figure in figures]) for name in figures[0]}
+
+
+def of_run(run: Evaluations) -> dict[str, float]:
+    """Gains since the first evaluation, and the curve of Gao et al. that is nearest to gold's."""
+    from align.metrics.overoptimization import fitted
+
+    gold = gains(run, "gold")
+    best = max(range(len(gold)), key=gold.__getitem__)
+    curve = fitted("rl", [math.sqrt(max(0.0, row["eval/objective/kl"])) for row in run], gold)
+    return {
+        "proxy_end": gains(run, "proxy")[-1],
+        "gold_end": gold[-1],
+        "gold_highest": gold[best],
+        "gold_lost_after_highest": gold[best] - gold[-1],
+        "kl_at_highest": run[best]["eval/objective/kl"],
+        "kl_end": run[-1]["eval/objective/kl"],
+        "alpha": curve.alpha,
+        "beta": curve.beta,
+    }
+
+
+def gains(run: Evaluations, score: str) -> list[float]:
+    name = SCORES[score]
+    return [row[name] - run[0][name] for row in run]
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """The mean, and where it would lie with other seeds in 95 of 100 cases."""
+    mean, n = statistics.fmean(values), len(values)
+    half = float(student.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
+def differences(runs: Mapping[str, Mapping[int, Evaluations]]) -> dict[str, dict[str, Any]]:
+    """Each condition less the proxy of fewest labels, paired by seed."""
+    first = f"{FEWEST} labels"
+    return {
+        condition: {
+            name: interval([of_run(of_seed[seed])[name] - of_run(runs[first][seed])[name] for seed in of_seed])
+            for name in ("gold_end", "gold_highest", "gold_lost_after_highest", "kl_at_highest")
+        }
+        for condition, of_seed in runs.items()
+        if condition != first
+    }
+
+
+def best_of_n(sft: Path, proxies: Mapping[int, Mapping[int, Path]]) -> dict[str, Any]:
+    """What the best of n responses by each proxy gains by the gold scorer: means over prompts, then over seeds."""
+    import reward_models
+    from align.configs.base import GenerationSettings
+    from align.data.dialogues import generate
+    from align.metrics.overoptimization import best_of, kl_of_best_of
+    from align.modeling.generation import sample
+    from align.modeling.load import load_causal_or_seq2seq, load_tokenizer
+
+    rows = generate("dialogues", "dev")[:PROMPTS]
+    size = max(GROUPS)
+    prompts = [f"Summarize:\n{row['dialogue']}\nSummary:" for row in rows for _ in range(size)]
+    references = [row["summary"] for row in rows for _ in range(size)]
+    settings = GenerationSettings(max_new_tokens=48, temperature=1.0)
+    drawn = sample(load_causal_or_seq2seq(sft), load_tokenizer(sft), prompts, settings, seed=0)
+    responses = [response.text for response in drawn]
+    polite = sft.parents[2] / "polite"
+    newest = max(polite.iterdir(), key=lambda version: int(version.name[1:])) / "files"
+    judge = {"model": str(newest), "transform": "probability"}
+    gold_model = reward_models.load({"combine": "weighted_sum", "of": [{"model": "overlap"}, judge]})
+    gold = gold_model.score(prompts, responses, references)
+    found: dict[str, Any] = {"n": list(GROUPS), "kl": [kl_of_best_of(n) for n in GROUPS]}
+    for labels, of_seed in proxies.items():
+        columns: dict[str, list[list[float]]] = {"proxy": [], "gold": []}
+        for directory in of_seed.values():
+            proxy = reward_models.load({"model": str(directory), "input": "prompt_and_response"})
+            chosen_by = proxy.score(prompts, responses)
+            groups = [slice(start, start + size) for start in range(0, len(prompts), size)]
+            for name, scores in (("proxy", chosen_by), ("gold", gold)):
+                means = [statistics.fmean(best_of(n, chosen_by[one], scores[one]) for one in groups) for n in GROUPS]
+                columns[name].append([mean - means[0] for mean in means])
+        found[str(labels)] = {
+            name: [interval(values) for values in zip(*of_seeds, strict=True)] for name, of_seeds in columns.items()
+        }
+    return found
+
+
+def draw(runs: Mapping[str, Mapping[int, Evaluations]], drawn: Mapping[str, Any], path: Path) -> None:
+    """Gold against √KL: PPO with each label budget, with ensembles, and best-of-n; proxies dashed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from align.metrics.overoptimization import fitted
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    first, second, third = figure.subplots(1, 3, sharey=False)
+    for axes, title, wanted in (
+        (first, "PPO: more labels", [f"{labels} labels" for labels in BUDGETS]),
+        (
+            second,
+            f"PPO: ensembles of {FEWEST} labels",
+            [c for c, (_, labels) in CONDITIONS.items() if labels == FEWEST],
+        ),
+    ):
+        for colour, condition in enumerate(wanted):
+            distances, gold = [], []
+            for run in runs[condition].values():
+                distances += [math.sqrt(max(0.0, row["eval/objective/kl"])) for row in run]
+                gold += gains(run, "gold")
+            axes.plot(distances, gold, ".", color=f"C{colour}", alpha=0.5)
+            curve = fitted("rl", distances, gold)
+            steps = [max(distances) * step / 100 for step in range(1, 101)]
+            axes.plot(steps, [curve.gain(step) for step in steps], color=f"C{colour}", label=condition)
+        axes.set_title(title)
+    for colour, labels in enumerate(BUDGETS):
+        of_labels = drawn[str(labels)]["gold"]
+        distances = [math.sqrt(kl) for kl in drawn["kl"]]
+        means = [one["mean"] for one in of_labels]
+        errors = [one["high"] - one["mean"] for one in of_labels]
+        third.errorbar(distances, means, yerr=errors, fmt=".", color=f"C{colour}", capsize=3)
+        curve = fitted("best_of_n", distances, means)
+        steps = [max(distances) * step / 100 for step in range(1, 101)]
+        third.plot(steps, [curve.gain(step) for step in steps], color=f"C{colour}", label=f"{labels} labels")
+    third.set_title("best of n")
+    for axes in (first, second, third):
+        axes.axhline(0, color="grey", linewidth=0.5)
+        axes.set_xlabel("√KL (nats per response)")
+        axes.legend()
+    first.set_ylabel("gain in gold score")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The tables of overoptimization.md."""
+    names = ["proxy_end", "gold_highest", "kl_at_highest", "gold_end", "gold_lost_after_highest", "kl_end", "beta"]
+    lines = ["| PPO against | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
+    lines += [
+        f"| {condition} | " + " | ".join(_cell(figures[name]) for name in names) + " |"
+        for condition, figures in found["ppo"].items()
+    ]
+    shown = ["gold_highest", "kl_at_highest", "gold_end", "gold_lost_after_highest"]
+    lines += ["", f"| less {FEWEST} labels | " + " | ".join(shown) + " |", "| --- |" + " --- |" * len(shown)]
+    lines += [
+        f"| {condition} | " + " | ".join(_cell(figures[name]) for name in shown) + " |"
+        for condition, figures in found["differences"].items()
+    ]
+    drawn = found["best_of_n"]
+    lines += ["", "| best of | " + " | ".join(map(str, drawn["n"])) + " |", "| --- |" + " --- |" * len(drawn["n"])]
+    lines += ["| KL | " + " | ".join(f"{kl:.2f}" for kl in drawn["kl"]) + " |"]
+    lines += [
+        f"| {labels} labels: {name} | " + " | ".join(_cell(one) for one in drawn[str(labels)][name]) + " |"
+        for labels in BUDGETS
+        for name in ("gold", "proxy")
+    ]
+    return "\n".join(lines)
+
+
+def _cell(one: Mapping[str, float]) -> str:
+    return f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
