@@ -86,6 +86,7 @@ class PPOConfig(Config):
     adam_beta2: Fraction = 0.999
     adam_epsilon: PositiveFloat = 1e-8
     max_grad_norm: NonNegativeFloat = 1.0
+    """0: gradients are not clipped."""
     bf16: bool = False
     """Compute in bfloat16 by autocast; weights, log-probabilities and losses stay float32."""
     torch_compile: bool = False
@@ -114,7 +115,8 @@ class PPOConfig(Config):
     """Episodes over which the adaptive coefficient moves."""
     cliprange: PositiveFloat = 0.2
     dual_clip: Annotated[float, Field(gt=1)] | None = None
-    """Bound of ratio × advantage for negative advantages (Ye et al. 2020)."""
+    """Bound of the ratio where the advantage is negative: the loss is at most so many times |advantage| (Ye et al.
+    2020)."""
     vf_coef: NonNegativeFloat = 0.1
     cliprange_value: PositiveFloat = 0.2
     advantage: Literal["gae", "rloo", "grpo", "reinforce_pp"] = "gae"
@@ -142,7 +144,8 @@ class PPOConfig(Config):
     save_total_limit: PositiveInt | None = 2
     """Checkpoints that are kept; null keeps all."""
     max_eval_kl: PositiveFloat | None = None
-    """KL budget, nats per response: the best policy is the one of highest held-out reward within it."""
+    """KL budget, nats per response at `temperature`, estimated from the samples: the best policy is the one of highest
+    held-out reward within it."""
     early_stopping_patience: PositiveInt | None = None
     """Evaluations in a row without a better policy after which training ends."""
     num_eval_samples: NonNegativeInt = 8
@@ -184,6 +187,8 @@ class PPOConfig(Config):
             raise ValueError(f"batch_size {self.batch_size} is not divisible by num_generations {self.num_generations}")
         if self.advantage in ("rloo", "grpo") and self.num_generations == 1:
             raise ValueError(f"{self.advantage} compares responses to one prompt: set num_generations to 2 or more")
+        if self.advantage == "grpo" and self.whiten_rewards:
+            raise ValueError("grpo divides scores by the spread of their group: remove whiten_rewards")
         if self.advantage != "gae" and self.critic != "shared":
             raise ValueError(f"{self.advantage} has no critic: remove `critic`, or set advantage: gae")
         return self
@@ -227,6 +232,12 @@ class PPOStageConfig(StageConfig):
             raise ValueError("`lora:` is set, but method is full: set method: lora or qlora, or remove the block")
         if self.publish == "adapter" and self.method == "full":
             raise ValueError("publish: adapter needs method: lora or qlora")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_seed(self) -> Self:
+        if "seed" in self.ppo.model_fields_set:
+            raise ValueError("ppo.seed says nothing in a recipe: set the stage's `seed`")
         return self
 
     @model_validator(mode="after")

@@ -57,7 +57,8 @@ def new_checkpoint(directory: Path, step: int, keep: int, needs: Sequence[str] =
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _sync_directory(directory)
-    for old in sorted(_checkpoints(directory), key=step_of)[:-keep]:
+    others = sorted((path for path in _checkpoints(directory) if path != final), key=step_of, reverse=True)
+    for old in others[keep - 1 :]:
         shutil.rmtree(old)
 
 

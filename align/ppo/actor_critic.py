@@ -14,7 +14,7 @@ from align.errors import UsageError
 from align.modeling.trunk import Batch, response_logits, response_states, tokens_at_once, unwrapped
 from align.ppo.critic import head_of, new_head
 
-VALUE_ADAPTER = "value"
+VALUE_ADAPTER = "align_value"
 
 
 class ActorCritic(nn.Module):
@@ -105,9 +105,11 @@ class ActorCritic(nn.Module):
     def learning(self) -> Iterator[None]:
         """Within, activations are checkpointed where that was asked for, which layers only do in training mode."""
         self.train(self.checkpoints_activations)
-        with self.precision():
-            yield
-        self.eval()
+        try:
+            with self.precision():
+                yield
+        finally:
+            self.eval()
 
     def compile_trunks(self, backend: str | None, mode: str | None) -> None:
         """Compile what passes over whole responses run through; what cannot be compiled runs as it is, with a warning.
@@ -206,8 +208,8 @@ def _without_dropout(module: nn.Module) -> None:
 
 
 def weights(module: ActorCritic) -> dict[str, Tensor]:
-    """A copy of all that training changes, to go back to."""
-    return {name: parameter.detach().clone() for name, parameter in module.trainable.items()}
+    """A copy of all that training changes, to go back to. It is kept in main memory, where there is more."""
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in module.trainable.items()}
 
 
 def restore(module: ActorCritic, saved: dict[str, Tensor]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from transformers import TrainingArguments
 
 from align.configs import ppo
@@ -32,7 +33,8 @@ class PPOConfig(ppo.PPOConfig):
     """Where checkpoints go, and `save_model` without a directory."""
     per_device_train_batch_size: PositiveInt | None = None
     gradient_accumulation_steps: PositiveInt | None = None
-    """`batch_size` is the product of these two where one is given; 8 and 1 stand in for the other, as in TRL."""
+    """`batch_size` is the product of these two, and of the processes that torchrun started, where one is given; 8 and 1
+    stand in for the other, as in TRL."""
     save_strategy: str = "steps"
     """`no` writes no checkpoints."""
     use_cpu: bool = False
@@ -46,6 +48,9 @@ class PPOConfig(ppo.PPOConfig):
     push_to_hub: bool = False
     """For the script to read: `trainer.push_to_hub()` is its own to call."""
     hub_model_id: str | None = None
+    hub_private_repo: bool | None = None
+    hub_token: str | None = Field(default=None, repr=False, exclude=True)
+    hub_revision: str | None = None
     sft_model_path: str = "EleutherAI/pythia-160m"
     """For the script to read, like the two below: the trainer takes models, and data that is ready."""
     reward_model_path: str = "EleutherAI/pythia-160m"
@@ -69,6 +74,16 @@ class PPOConfig(ppo.PPOConfig):
             settings["output_dir"] = str(settings["output_dir"])
         return {**defaults(), **settings, **_batch_size(settings)}
 
+    @field_validator("save_strategy")
+    @classmethod
+    def _saves_by_steps(cls, strategy: str) -> str:
+        if strategy in ("epoch", "best"):
+            warnings.warn(f"PPOConfig: save_strategy {strategy!r} is taken as 'steps': see save_steps", stacklevel=2)
+            return "steps"
+        if strategy not in ("no", "steps"):
+            raise ValueError(f"save_strategy {strategy!r} is neither 'steps' nor 'no'")
+        return strategy
+
     def to_dict(self) -> dict[str, Any]:
         """All settings, as callbacks of transformers ask for them."""
         return self.model_dump()
@@ -79,10 +94,12 @@ def _batch_size(settings: Mapping[str, Any]) -> dict[str, int]:
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
     if not any(name in settings for name in names):
         return {}
-    product = int(settings.get(names[0], 8)) * int(settings.get(names[1], 1))
+    product = int(settings.get(names[0], 8)) * int(settings.get(names[1], 1)) * int(os.environ.get("WORLD_SIZE", "1"))
     default = ppo.PPOConfig.model_fields["batch_size"].default  # which an argument parser says for a script
     if settings.get("batch_size", default) not in (default, product):
-        raise ValueError(f"batch_size {settings['batch_size']} is not {names[0]} × {names[1]} = {product}: remove one")
+        raise ValueError(
+            f"batch_size {settings['batch_size']} is not {names[0]} × {names[1]} × processes = {product}: remove one"
+        )
     return {"batch_size": product}
 
 

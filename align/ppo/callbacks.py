@@ -15,11 +15,18 @@ class Callbacks:
     """The callbacks of a run. An empty list is the null object."""
 
     def __init__(
-        self, callbacks: Sequence[TrainerCallback | type[TrainerCallback]], args: PPOConfig, updates: int, **parts: Any
+        self,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
+        args: PPOConfig,
+        updates: int,
+        epochs: float,
+        **parts: Any,
     ) -> None:
+        """`updates` in all are so many `epochs`, passes over the prompts; `parts` are what callbacks get by keyword."""
         self._callbacks = [callback() if isinstance(callback, type) else callback for callback in callbacks]
         self._args = args
-        self._parts = parts  # model, processing_class, optimizer, lr_scheduler: what callbacks get by keyword
+        self._parts = parts
+        self._epochs_per_update = epochs / max(updates, 1)
         first = ranks.rank() == 0
         self.state = TrainerState(max_steps=updates, is_local_process_zero=first, is_world_process_zero=first)
         self.control = TrainerControl()
@@ -31,7 +38,7 @@ class Callbacks:
     def tell(self, event: str, update: int, **more: Any) -> TrainerControl:
         """Call `event` (`on_step_end`, ...) of each after `update` updates; what they ask for, all together."""
         self.state.global_step = update
-        self.state.epoch = update / max(self.state.max_steps, 1)
+        self.state.epoch = update * self._epochs_per_update
         for callback in self._callbacks:
             answer = getattr(callback, event)(self._args, self.state, self.control, **self._parts, **more)
             self.control = self.control if answer is None else answer

@@ -15,11 +15,13 @@ from torch import Tensor
 from align.configs.ppo import PPOConfig
 from align.errors import UsageError
 from align.ppo.actor_critic import ActorCritic, restore, weights
+from align.ppo.mixing import Example
 from align.ppo.prompts import Prompt
 from align.ppo.state import State
 
 FILES = ("weights.safetensors", "best.safetensors", "optimizer.pt", "origin.json", "state.json")
-"""What a checkpoint holds: the last two also schedule, KL controller, reward moments, position, best metric."""
+"""What a checkpoint holds: `optimizer.pt` also the schedule, `state.json` KL controller, reward moments, position, best
+metric."""
 FREE = {
     *("total_episodes", "num_train_epochs", "max_steps", "eval_steps", "save_steps", "save_total_limit", "health"),
     *("num_eval_samples", "early_stopping_patience", "tokens_per_micro_batch", "gradient_checkpointing"),
@@ -27,11 +29,17 @@ FREE = {
 """Settings that a resumed run may change: how far it goes, what it shows and keeps, and how much memory it takes."""
 
 
-def origin(args: PPOConfig, prompts: Sequence[Prompt]) -> dict[str, Any]:
+def origin(
+    args: PPOConfig, prompts: Sequence[Prompt], eval_prompts: Sequence[Prompt], examples: Sequence[Example]
+) -> dict[str, Any]:
     """What a run is made from, besides its models: all that may not change between its parts."""
     settings = args.model_dump(mode="json", include=PPOConfig.model_fields.keys() - FREE)
-    tokens = json.dumps([prompt.token_ids for prompt in prompts])
-    return {**settings, "train_dataset": hashlib.sha256(tokens.encode()).hexdigest()}
+    rows = {
+        "train_dataset": [prompt.token_ids for prompt in prompts],
+        "eval_dataset": [prompt.token_ids for prompt in eval_prompts],
+        "ptx_dataset": [(example.prompt_ids, example.completion_ids) for example in examples],
+    }
+    return {**settings, **{name: hashlib.sha256(json.dumps(ids).encode()).hexdigest() for name, ids in rows.items()}}
 
 
 def write(
@@ -76,11 +84,16 @@ def read(
         )
     saved_weights = load_file(directory / "weights.safetensors")
     shapes = {name: weight.shape for name, weight in actor_critic.trainable.items()}
-    if {name: weight.shape for name, weight in saved_weights.items()} != shapes:
-        raise UsageError(f"{directory} is of a run whose model or critic had other weights")
+    saved_shapes = {name: weight.shape for name, weight in saved_weights.items()}
+    if other := [name for name in sorted(shapes | saved_shapes) if shapes.get(name) != saved_shapes.get(name)]:
+        was, now = (tuple(found) if found else None for found in (saved_shapes.get(other[0]), shapes.get(other[0])))
+        raise UsageError(
+            f"{directory} is of a run whose model or critic had other weights: {other[0]} was {was}, and is {now}. "
+            "Load the same model, with the same critic and adapters"
+        )
     restore(actor_critic, saved_weights)
     saved = torch.load(directory / "optimizer.pt", weights_only=True, map_location=device)
     optimizer.load_state_dict(saved["optimizer"])
     scheduler.load_state_dict(saved["scheduler"])
     state = State.from_json((directory / "state.json").read_text(encoding="utf-8"))
-    return state, load_file(directory / "best.safetensors", device=str(device))
+    return state, load_file(directory / "best.safetensors")

@@ -113,8 +113,12 @@ def check_adapters(model: Any, args: PPOConfig) -> None:
             raise UsageError(f"{setting}: the policy has no adapter {name!r} (it has: {', '.join(held) or 'none'})")
 
 
-def check_critic(value_model: Any, policy_vocabulary: int, tokens: int) -> None:
-    """A value model reads the policy's own tokens, and must know all of them."""
+def check_critic(value_model: Any, args: PPOConfig, policy_vocabulary: int, tokens: int) -> None:
+    """Raise a `UsageError` where a value model is not asked, cannot learn, or knows other tokens than the policy."""
+    if args.advantage != "gae":
+        raise UsageError(f"advantage {args.advantage} has no critic: leave value_model out, or set advantage='gae'")
+    if any(parameter.dtype == torch.float16 for parameter in value_model.parameters()):
+        raise UsageError("value_model's weights are float16, which cannot be trained: load it with dtype=torch.float32")
     known = value_model.get_input_embeddings().weight.shape[0]
     if known < min(policy_vocabulary, tokens):
         raise UsageError(

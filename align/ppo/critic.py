@@ -45,10 +45,12 @@ def head_of(value_model: nn.Module) -> nn.Module:
 def load_critic(directory: Path) -> PreTrainedModel:
     """A published classifier as a value model: what it says of each prefix is what its score of the text would be.
 
-    Of two labels the head becomes one output, the log-odds of the label that the classifier declares as its reward.
+    Of two labels the head becomes one output, the log-odds of the label that the classifier declares as its reward;
+    its sign and its moments are worked into the weights.
 
     Raises:
-        UsageError: an encoder, which cannot judge a prefix; more than two labels; a transform that is not linear.
+        UsageError: an encoder, which cannot judge a prefix; more than two labels, or two that may hold together; a
+            transform that is not linear.
     """
     labels = [label for _, label in sorted(load_config(directory).id2label.items())]
     model = load_classifier(directory, labels, dropout=0.0)
@@ -64,17 +66,30 @@ def load_critic(directory: Path) -> PreTrainedModel:
             f"{directory}: a critic can start from a classifier with one or two labels whose transform is log_odds, "
             f"but this has {', '.join(labels)} and {declared.get('transform', 'log_odds')}"
         )
+    if model.config.problem_type == "multi_label_classification" and len(labels) > 1:
+        raise UsageError(f"{directory}: a critic cannot start from labels that may hold together: {', '.join(labels)}")
     if len(labels) == 2:
         chosen = labels.index(declared.get("label", labels[1]))
-        _keep_one_output(head, chosen, 1 - chosen, declared.get("sign", 1))
+        _keep_one_output(head, chosen, 1 - chosen)
         model.config.id2label = {0: labels[chosen]}  # which makes num_labels 1
+    moments = declared.get("moments") or {"mean": 0.0, "std": 1.0}
+    _rescale(head, declared.get("sign", 1) / moments["std"], moments["mean"] / moments["std"])
     return model
 
 
 @torch.no_grad()
-def _keep_one_output(head: nn.Linear, chosen: int, other: int, sign: int) -> None:
+def _keep_one_output(head: nn.Linear, chosen: int, other: int) -> None:
     """Turn two outputs into the difference of them."""
-    head.weight = nn.Parameter(sign * (head.weight[chosen] - head.weight[other]).unsqueeze(0))
+    head.weight = nn.Parameter((head.weight[chosen] - head.weight[other]).unsqueeze(0))
     if head.bias is not None:
-        head.bias = nn.Parameter(sign * (head.bias[chosen] - head.bias[other]).unsqueeze(0))
+        head.bias = nn.Parameter((head.bias[chosen] - head.bias[other]).unsqueeze(0))
     head.out_features = 1
+
+
+@torch.no_grad()
+def _rescale(head: nn.Linear, factor: float, shift: float) -> None:
+    """Make the one output `factor` times what it was, less `shift`."""
+    if head.bias is None:
+        head.bias = nn.Parameter(head.weight.new_zeros(1))
+    head.weight.mul_(factor)
+    head.bias.mul_(factor).sub_(shift)

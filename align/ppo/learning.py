@@ -12,15 +12,26 @@ from align.ppo.actor_critic import ActorCritic
 from align.ppo.rollout import Rollout, micro_batches
 
 
-def advantages_and_returns(rewards: Tensor, values: Tensor, mask: Tensor, args: PPOConfig) -> tuple[Tensor, Tensor]:
-    """Advantages, and what values should have been, each [b, t]; without a critic the latter is 0."""
+def advantages_and_returns(
+    rewards: Tensor, scores: Tensor, values: Tensor, mask: Tensor, args: PPOConfig
+) -> tuple[Tensor, Tensor]:
+    """Advantages, and what values should have been, each [b, t]; without a critic the latter is 0.
+
+    Args:
+        rewards: [b, t] of each token: KL penalty, and the score on the last one.
+        scores: [b] what of the rewards is score.
+        values: [b, t]
+        mask: [b, t]
+        args: settings.
+    """
     match args.advantage:
         case "gae":
             advantages, returns = objective.gae(rewards, values, mask, args.gamma, args.lam)
         case "rloo":
             return objective.leave_one_out(rewards, mask, args.num_generations), torch.zeros_like(rewards)
         case "grpo":
-            return objective.group_relative(rewards, mask, args.num_generations), torch.zeros_like(rewards)
+            penalties = scores - (rewards * mask).sum(1)
+            return objective.group_relative(scores, penalties, mask, args.num_generations), torch.zeros_like(rewards)
         case "reinforce_pp":
             advantages, returns = objective.returns_to_go(rewards, mask, args.gamma), torch.zeros_like(rewards)
     return (objective.whiten(advantages, mask) if args.whiten_advantages else advantages), returns

@@ -29,15 +29,18 @@ class Example:
 
 
 def as_examples(
-    rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, context: int | None
+    rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, context: int | None, *, apart: bool = False
 ) -> list[Example]:
     """Rows with `prompt` and `completion` (text) as examples; of an empty prompt the completion's first token is it.
 
-    Those that do not fit into `context` tokens are left out, and counted.
+    Those that do not fit into `context` tokens (`apart`: each of the two, as in an encoder-decoder) or say nothing are
+    left out, and counted.
 
     Raises:
-        UsageError: a row lacks one of the two, or none is left.
+        UsageError: a row lacks one of the two, or none is left, or the tokenizer cannot end a text.
     """
+    if rows and tokenizer.eos_token_id is None:
+        raise UsageError("ptx_dataset: the tokenizer has no end-of-text token to learn: set its eos_token")
     examples: list[Example] = []
     for number, row in enumerate(rows):
         if not isinstance(row.get("prompt"), str) or not isinstance(row.get("completion"), str):
@@ -46,16 +49,19 @@ def as_examples(
         completion = [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         if not prompt:
             prompt, completion = completion[:1], completion[1:]
-        if completion and (context is None or len(prompt) + len(completion) <= context):
+        length = max(len(prompt), len(completion)) if apart else len(prompt) + len(completion)
+        if completion and (context is None or length <= context):
             examples.append(Example(prompt, completion))
     if len(examples) < len(rows):
-        logger.warning("%d of %d rows of ptx_dataset do not fit: left out", len(rows) - len(examples), len(rows))
+        logger.warning(
+            "%d of %d rows of ptx_dataset are empty or too long: left out", len(rows) - len(examples), len(rows)
+        )
     if rows and not examples:
         raise UsageError(f"no row of ptx_dataset fits into the policy's context of {context} tokens")
     return examples
 
 
-def accumulate_gradients(
+def add_supervised_gradients(
     actor_critic: ActorCritic, examples: Sequence[Example], coefficient: float, pad_token_id: int, budget: int
 ) -> Tensor:
     """Add `coefficient` times the gradient of the examples' mean loss per completion token; returns that loss.

@@ -60,14 +60,23 @@ def leave_one_out(rewards: Tensor, mask: Tensor, group: int) -> Tensor:
     return (totals - others).view(-1, 1) * mask
 
 
-def group_relative(rewards: Tensor, mask: Tensor, group: int) -> Tensor:
-    """A response's whole reward less its group's mean, by its group's spread, at each of its tokens, [b, t] (GRPO).
+def group_relative(scores: Tensor, penalties: Tensor, mask: Tensor, group: int) -> Tensor:
+    """A response's score less its group's mean, by its group's spread, less its KL penalty against the group's, at
+    each of its tokens, [b, t] (GRPO).
 
-    Rows as in `leave_one_out`. A group in which all are equal teaches nothing, and its advantages are 0.
+    Penalties stay outside of the division, as in Shao et al.: where all scores of a group are equal, their noise would
+    become advantages as large as any. So `kl_coef` weighs nats against standard deviations of the score.
+
+    Args:
+        scores: [b], those of one prompt as `group` neighbouring rows.
+        penalties: [b] kl_coef x log(policy / reference), summed over the response.
+        mask: [b, t]
+        group: responses to one prompt.
     """
-    totals = (rewards * mask).sum(1).view(-1, group)
-    spread = totals.std(1, keepdim=True) + 1e-4
-    return ((totals - totals.mean(1, keepdim=True)) / spread).view(-1, 1) * mask
+    scores, penalties = scores.view(-1, group), penalties.view(-1, group)
+    spread = scores.std(1, keepdim=True) + 1e-4
+    relative = (scores - scores.mean(1, keepdim=True)) / spread - (penalties - penalties.mean(1, keepdim=True))
+    return relative.view(-1, 1) * mask
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

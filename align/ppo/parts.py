@@ -29,7 +29,10 @@ def move(modules: Sequence[Any], device: str) -> None:
 def optimizer_of(
     actor_critic: ActorCritic, args: PPOConfig, given: torch.optim.Optimizer | None
 ) -> torch.optim.Optimizer:
-    """AdamW; or the optimizer given, which also gets what it does not know of, such as the value head."""
+    """AdamW; or the optimizer given, whose first group also gets what it does not know of, such as the value head.
+
+    (A group of its own would be unknown to a schedule that was made before.)
+    """
     if given is None:
         return torch.optim.AdamW(
             actor_critic.trainable.values(),
@@ -40,7 +43,7 @@ def optimizer_of(
         )
     known = {id(parameter) for group in given.param_groups for parameter in group["params"]}
     if missing := [parameter for parameter in actor_critic.trainable.values() if id(parameter) not in known]:
-        given.add_param_group({"params": missing})
+        given.param_groups[0]["params"] += missing
     return given
 
 

@@ -82,7 +82,7 @@ def check_learning_rate_zero(
     initial: Mapping[str, Tensor],
     step: Callable[[], object],
 ) -> None:
-    """Raise an `AlignError` where one optimizer `step` at learning rate 0 changes the `initial` weights.
+    """Raise an `AlignError` where one optimizer `step` at learning rate 0 changes the `initial` weights (on the CPU).
 
     Leaves weights and optimizer as they were.
     """
@@ -92,7 +92,7 @@ def check_learning_rate_zero(
     step()
     optimizer.zero_grad(set_to_none=True)
     optimizer.load_state_dict(before)
-    changed = [name for name, weight in actor_critic.trainable.items() if not torch.equal(weight, initial[name])]
+    changed = [name for name, weight in actor_critic.trainable.items() if not torch.equal(weight.cpu(), initial[name])]
     restore(actor_critic, dict(initial))
     if changed:
         _raise(

@@ -48,7 +48,7 @@ def as_prompts(
             )
         text = found.get("prompt")
         if "input_ids" in found:
-            token_ids = _without_padding(found, number)
+            token_ids = _without_padding(found, number, tokenizer)
         elif isinstance(text, str):
             token_ids = tokenizer(text)["input_ids"]
         else:
@@ -84,11 +84,16 @@ def _collated(row: Mapping[str, Any], collator: Collator) -> dict[str, Any]:
     return {name: torch.as_tensor(batch[name])[0] for name in ("input_ids", "attention_mask") if name in batch}
 
 
-def _without_padding(row: Mapping[str, Any], number: int) -> list[int]:
+def _without_padding(row: Mapping[str, Any], number: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """By its mask; without one, a pad token at either end is padding, unless it is the end-of-text token as well."""
     tensor = torch.as_tensor(row["input_ids"])
     if tensor.dim() != 1 or (tensor.is_floating_point() and len(tensor)):
         raise UsageError(f"row {number} of the prompts: input_ids must be one list of whole numbers")
-    token_ids = tensor.tolist()
+    token_ids: list[int] = tensor.tolist()
     if (mask := row.get("attention_mask")) is None:
-        return list(token_ids)
+        pad = tokenizer.pad_token_id
+        if pad is None or pad == tokenizer.eos_token_id:
+            return token_ids
+        real = [place for place, token in enumerate(token_ids) if token != pad]
+        return token_ids[real[0] : real[-1] + 1] if real else []
     return [token for token, real in zip(token_ids, torch.as_tensor(mask).tolist(), strict=True) if real]

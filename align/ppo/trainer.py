@@ -17,12 +17,14 @@ from __future__ import annotations
 import logging
 import math
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import HfApi
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -30,7 +32,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from align import interrupt
 from align.configs.base import GenerationSettings
 from align.errors import AlignError, UsageError
-from align.modeling.checkpoints import intact, new_checkpoint, newest_complete_checkpoint
+from align.modeling.checkpoints import intact, new_checkpoint, newest_complete_checkpoint, step_of
 from align.modeling.trunk import unwrapped
 from align.ppo import checkpoint, health, mixing, objective, preflight, ranks
 from align.ppo.actor_critic import ActorCritic, restore, weights
@@ -74,7 +76,7 @@ class PPOTrainer:
         train_dataset: rows with `prompt` (text) or `input_ids`, and optionally `reference`.
         value_model: a critic with a trunk of its own, a sequence classifier with one label (default: what
             `args.critic` says, a head on the policy's trunk).
-        data_collator: makes `input_ids` of a row that has none.
+        data_collator: called with each row alone; the `input_ids` that it makes are the prompt.
         eval_dataset: held-out rows of the same form; the best policy is chosen on them.
         optimizers: an optimizer and a schedule per update, each or both None for AdamW and `lr_scheduler_type`.
         callbacks: callbacks of transformers.
@@ -139,11 +141,16 @@ class PPOTrainer:
             prompt for rows in held_out for prompt in as_prompts(rows, processing_class, vocabulary, data_collator)
         ]
         if value_model is not None:
-            check_critic(value_model, vocabulary, len(processing_class))
+            check_critic(value_model, args, vocabulary, len(processing_class))
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
         check_references((self.reward, self.judge), (self.prompts, self.eval_prompts))
-        self.examples = mixing.as_examples(ptx_dataset or [], processing_class, context_of(self.model))
+        self.examples = mixing.as_examples(
+            ptx_dataset or [],
+            processing_class,
+            context_of(self.model),
+            apart=unwrapped(self.model).config.is_encoder_decoder,
+        )
         if bool(self.examples) != bool(args.ptx_coef):
             raise UsageError("ptx_dataset is mixed in with the weight ptx_coef: give both or neither")
         check_lengths(self.model, [*self.prompts, *self.eval_prompts], args.response_length)
@@ -161,13 +168,13 @@ class PPOTrainer:
             self.actor_critic.compile_trunks(args.torch_compile_backend, args.torch_compile_mode)
         self.settings = GenerationSettings(max_new_tokens=args.response_length, temperature=args.temperature)
         self.optimizer = optimizer_of(self.actor_critic, args, optimizers[0])
-        self.lr_scheduler = optimizers[1] or torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda update: learning_rate_share(update, self.updates, args)
-        )
+        self._own_schedule = None if optimizers[1] else partial(learning_rate_share, updates=self.updates, args=args)
+        self.lr_scheduler = optimizers[1] or torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._own_schedule)
         self.callbacks = Callbacks(
             callbacks or [],
             args,
             self.updates,
+            self.updates * args.batch_size / (args.num_generations * len(self.prompts)),
             model=self.model,
             processing_class=processing_class,
             optimizer=self.optimizer,
@@ -179,8 +186,12 @@ class PPOTrainer:
         self.tracker = (tracker or tracker_of(args)) if ranks.rank() == 0 else NullTracker()
         ranks.broadcast(list(self.actor_critic.trainable.values()))
         self.state = State(kl_coef=args.kl_coef)
-        self._origin = checkpoint.origin(args, self.prompts)
+        self._origin = checkpoint.origin(args, self.prompts, self.eval_prompts, self.examples)
         self.best_weights = weights(self.actor_critic)
+
+    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """One more callback of transformers."""
+        self.callbacks.add(callback)
 
     def train(self, resume_from_checkpoint: bool | str | Path | None = None) -> State:
         """Train to the end; leaves the best policy on held-out prompts, or without any the last, in `model`.
@@ -210,21 +221,23 @@ class PPOTrainer:
                     self._scored(partial(preflight.check_polarity, scorer))
             if self.state.update in (0, self.updates) or self.state.update % eval_steps == 0:
                 if not self._is_evaluated():
-                    self._scored(self.evaluate)
+                    self._scored(self._choose)
             while self.state.update < self.updates and self.state.stopped is None:
                 self.callbacks.tell("on_step_begin", self.state.update)
                 figures = self._scored(self._update)
                 advance(score=figures["objective/scores"], kl=figures["objective/kl"])
                 asked = self.callbacks.tell("on_step_end", self.state.update)
-                if asked.should_training_stop and self.state.stopped is None:
+                wishes = (asked.should_training_stop, asked.should_evaluate, asked.should_save)
+                to_stop, to_evaluate, to_save = (any(of_ranks) for of_ranks in zip(*ranks.gather(wishes), strict=True))
+                if to_stop and self.state.stopped is None:
                     self.state.stopped = "a callback asked for it"
                 done = self.state.update == self.updates or self.state.stopped is not None
-                if done or asked.should_evaluate or self.state.update % eval_steps == 0:
-                    self._scored(self.evaluate)
+                if done or to_evaluate or self.state.update % eval_steps == 0:
+                    self._scored(self._choose)
                 done = done or self.state.stopped is not None
                 if signal := max(ranks.gather(interrupt.requested() or 0)):
                     interrupt.take_over(signal)
-                if done or asked.should_save or self.state.update % save_steps == 0 or interrupt.requested():
+                if done or to_save or self.state.update % save_steps == 0 or interrupt.requested():
                     self._save()
                 interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
         self.callbacks.tell("on_train_end", self.state.update)
@@ -256,7 +269,7 @@ class PPOTrainer:
         rewards = objective.token_rewards(scores, rollout.log_ratios, rollout.mask, state.kl_coef)
         if args.whiten_rewards:
             rewards = objective.whiten(rewards, rollout.mask, shift_mean=False)
-        advantages, returns = advantages_and_returns(rewards, rollout.values, rollout.mask, args)
+        advantages, returns = advantages_and_returns(rewards, scores, rollout.values, rollout.mask, args)
 
         mini_batches = [
             rows
@@ -324,7 +337,7 @@ class PPOTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         means = accumulate_gradients(self.actor_critic, rollout, rows, advantages, returns, self.args)
         if self.examples:
-            means["loss/ptx_avg"] = mixing.accumulate_gradients(
+            means["loss/ptx_avg"] = mixing.add_supervised_gradients(
                 self.actor_critic,
                 batch_of(self.examples, number, len(rows), self.args.seed),
                 self.args.ptx_coef,
@@ -377,17 +390,14 @@ class PPOTrainer:
         preflight.check_learning_rate_zero(
             self.actor_critic,
             self.optimizer,
-            self.best_weights,
+            weights(self.actor_critic),
             lambda: self._optimizer_step(rollout, some, ones, ones),
         )
 
     # Held-out prompts and the best policy
 
     def evaluate(self) -> dict[str, float]:
-        """Score held-out prompts, always with the same random numbers; keep the policy if it is the best so far.
-
-        A policy of a KL above `max_eval_kl` never is. Ends training where `early_stopping_patience` has run out.
-        """
+        """Score held-out prompts, always with the same random numbers; the figures are logged. Without any, none."""
         if not self.eval_prompts:
             return {}
         rollouts = list(self._held_out())
@@ -401,19 +411,30 @@ class PPOTrainer:
             scored_by = [partial(rollout.scored_by, self.judge) for rollout in rollouts]
             judged = [score for score_rows in scored_by for score in ranks.first(score_rows, RewardError)]
             figures["eval/judge/scores"] = statistics.fmean(judged)
-        self.state.evaluations.append({"update": self.state.update, **figures})
-        candidate = Best(self.state.update, reward, kl, figures.get("eval/judge/scores"))
         self.tracker.log(figures, step=self.state.update)
         self._show_samples(rollouts[0])
-        within_budget = self.args.max_eval_kl is None or kl <= self.args.max_eval_kl
-        self.state.evaluations_since_best += 1
-        if self.state.update == 0 or (within_budget and candidate.score > self.state.best.score):
-            self.state.best, self.state.evaluations_since_best = candidate, 0
-            self.best_weights = weights(self.actor_critic)
-        if self.state.evaluations_since_best == self.args.early_stopping_patience and self.state.stopped is None:
-            self.state.stopped = f"{self.state.evaluations_since_best} evaluations without a better policy"
         self.callbacks.evaluated(figures, self.state.update)
         return figures
+
+    def _choose(self) -> None:
+        """Evaluate, and keep the policy if it is the best so far.
+
+        A policy of a KL above `max_eval_kl` never is. Ends training where `early_stopping_patience` has run out.
+        """
+        args, state, figures = self.args, self.state, self.evaluate()
+        if not figures:
+            return
+        state.evaluations.append({"update": state.update, **figures})
+        reward, kl = figures["eval/objective/scores"], figures["eval/objective/kl"]
+        candidate = Best(state.update, reward, kl, figures.get("eval/judge/scores"))
+        within_budget = args.max_eval_kl is None or kl <= args.max_eval_kl
+        state.evaluations_since_best += 1
+        if state.update == 0 or (within_budget and candidate.score > state.best.score):
+            state.best, state.evaluations_since_best = candidate, 0
+            self.best_weights = weights(self.actor_critic)
+        patience = args.early_stopping_patience
+        if patience is not None and state.evaluations_since_best >= patience and state.stopped is None:
+            state.stopped = f"{state.evaluations_since_best} evaluations without a better policy"
 
     def _is_evaluated(self) -> bool:
         """Whether the policy was evaluated since its last update: a reward that failed may have kept it from that."""
@@ -464,19 +485,50 @@ class PPOTrainer:
             raise UsageError("save_model: name a directory, or set output_dir")
         if ranks.rank() != 0:
             return
+        # Of a peft policy a value adapter stays here.
         only = {"selected_adapters": self.model.active_adapters} if isinstance(self.model, PeftModel) else {}
         self.model.save_pretrained(str(directory), **only)
         self.processing_class.save_pretrained(str(directory))
 
-    def push_to_hub(self, *ignored: Any, **also_ignored: Any) -> None:
-        """Upload policy and tokenizer to `hub_model_id`, by default called after `output_dir`. No model card."""
-        name = self.args.hub_model_id or Path(self.args.output_dir or "ppo").name
-        for part in (self.model, self.processing_class):
-            part.push_to_hub(name)
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        *,
+        private: bool | None = None,
+        **of_a_model_card: Any,
+    ) -> None:
+        """Upload policy and tokenizer to `hub_model_id`, by default called after `output_dir`, in one commit.
+
+        Args:
+            commit_message: of the upload.
+            blocking: as in TRL's signature; the upload is always waited for.
+            token: instead of `hub_token`; without either, that of `hf auth login`.
+            revision: instead of `hub_revision`.
+            private: instead of `hub_private_repo`; whether a new repository is private.
+            of_a_model_card: likewise; none is written.
+        """
+        if ranks.rank() != 0:
+            return
+        args = self.args
+        hub = HfApi(token=token or args.hub_token)
+        name = args.hub_model_id or Path(args.output_dir or "ppo").name
+        hidden = args.hub_private_repo if private is None else private
+        repository = hub.create_repo(name, private=hidden, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as directory:
+            self.save_model(directory)
+            hub.upload_folder(
+                repo_id=repository,
+                folder_path=directory,
+                commit_message=commit_message,
+                revision=revision or args.hub_revision,
+            )
 
     def _last_kept(self) -> str:
-        directory = self.checkpoint_dir and newest_complete_checkpoint(self.checkpoint_dir)
-        return f"The last checkpoint is {directory}" if directory else "No checkpoint was written yet"
+        held = self.checkpoint_dir is not None and any(self.checkpoint_dir.glob("checkpoint-*"))
+        return f"Earlier checkpoints are in {self.checkpoint_dir}" if held else "No checkpoint was written yet"
 
     def _save(self) -> None:
         """Write a checkpoint: complete or absent."""
@@ -504,19 +556,47 @@ class PPOTrainer:
             if held:
                 raise UsageError(
                     f"{self.checkpoint_dir} holds checkpoints of an earlier run: go on with it by "
-                    "train(resume_from_checkpoint=True), or remove them, or choose another output_dir"
+                    "train(resume_from_checkpoint=True), or remove them, or choose another directory"
                 )
             return
-        if isinstance(wanted, str | Path):
-            directory: Path | None = intact(Path(wanted), checkpoint.FILES)
-        else:
-            where = self.checkpoint_dir
-            directory = newest_complete_checkpoint(where, checkpoint.FILES) if where is not None else None
+        directory = ranks.first(partial(self._checkpoint_of, wanted), AlignError)
         if directory is None:
-            if wanted:
-                raise UsageError(f"there is no checkpoint to resume from in {self.checkpoint_dir or 'output_dir=None'}")
             return
         self.state, self.best_weights = checkpoint.read(
             directory, self._origin, self.actor_critic, self.optimizer, self.lr_scheduler
         )
+        if self._own_schedule is not None:  # The run may have become longer, and its last learning rate was 0.
+            for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, strict=True):
+                group["lr"] = rate * self._own_schedule(self.state.update)
         logger.info("ppo goes on after update %d of %d", self.state.update, self.updates)
+        if self.state.stopped is not None and self.state.update < self.updates:
+            logger.warning(
+                "ppo ended early, after update %d: %s. It is not gone on with; start anew, or from an earlier "
+                "checkpoint, to go further",
+                self.state.update,
+                self.state.stopped,
+            )
+
+    def _checkpoint_of(self, wanted: bool | str | Path | None) -> Path | None:
+        """The checkpoint to go on from; damaged ones are set aside.
+
+        Raises:
+            UsageError: the one that is wanted is not there or damaged, or there are some of later updates.
+        """
+        where = self.checkpoint_dir
+        if not isinstance(wanted, str | Path):
+            found = newest_complete_checkpoint(where, checkpoint.FILES) if where is not None else None
+            if found is None and wanted:
+                place = where or (
+                    "output_dir, which is not set" if self.args.save_strategy != "no" else "a run of save_strategy='no'"
+                )
+                raise UsageError(f"there is no checkpoint to resume from in {place}: name a checkpoint's directory")
+            return found
+        chosen = intact(Path(wanted), checkpoint.FILES)
+        update = State.from_json((chosen / "state.json").read_text(encoding="utf-8")).update
+        if where is not None and any(step_of(path) > update for path in where.glob("checkpoint-*")):
+            raise UsageError(
+                f"{where} holds checkpoints of later updates than {chosen.name}, which would be taken for this run's: "
+                "remove them, or choose another directory"
+            )
+        return chosen

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,8 +56,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     if config.evaluation_prompts:
         held_out = _fitting(examples.referenced_prompts(config.evaluation_prompts), tokenizer, config, longest)
     else:
-        count = min(int(len(prompts) * HELD_OUT_SHARE), HELD_OUT_MOST)
-        prompts, held_out = prompts[count:], prompts[:count]
+        prompts, held_out = _set_aside(prompts, config.seed)
 
     trainer = PPOTrainer(
         args=PPOConfig(**{**config.ppo.model_dump(), "seed": config.seed}),
@@ -79,12 +79,12 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     (workspace.output / EVALUATIONS).write_text("".join(lines), encoding="utf-8")
     metrics = {
         "updates": float(state.update),
-        "best_update": float(state.best.update),
-        "eval_reward": state.best.reward,
-        "eval_kl": state.best.kl,
         "kl_coef": state.kl_coef,
         "trainable_parameters": float(trainable),
     }
+    if held_out:
+        best = state.best
+        metrics |= {"best_update": float(best.update), "eval_reward": best.reward, "eval_kl": best.kl}
     if judge is not None:
         metrics["eval_judge"] = state.best.score
         gains.draw(state.evaluations, workspace.output / GAINS)
@@ -117,20 +117,34 @@ def _longest_prompt(model: Any, config: PPOStageConfig) -> int:
 
 def _fitting(
     prompts: Sequence[tuple[str, str | None]], tokenizer: PreTrainedTokenizerBase, config: PPOStageConfig, longest: int
-) -> list[dict[str, str | None]]:
+) -> list[dict[str, Any]]:
     """Prompts of at most `longest` tokens, with their references; the others skipped, cut or refused, and counted."""
-    rows = [{"prompt": prompt, "reference": reference} for prompt, reference in prompts]
+    rows: list[dict[str, Any]] = [{"prompt": prompt, "reference": reference} for prompt, reference in prompts]
     token_ids = [tokenizer(prompt)["input_ids"] for prompt, _ in prompts]
     too_long = [index for index, ids in enumerate(token_ids) if len(ids) > longest]
     if not too_long:
         return rows
-    limit = "max_prompt_length" if longest == config.max_prompt_length else "context - response_length ="
-    count = f"{len(too_long)} of {len(prompts)} prompts are longer than {limit} {longest} tokens"
+    asked = longest == config.max_prompt_length
+    limit = f"max_prompt_length {longest}" if asked else f"the {longest} tokens that the policy's context leaves"
+    count = f"{len(too_long)} of {len(prompts)} prompts are longer than {limit}"
     if config.long_prompts == "error" or (config.long_prompts == "skip" and len(too_long) == len(prompts)):
-        raise UsageError(f"{count}: raise it, or set long_prompts to skip or truncate_left")
+        change = "raise it" if asked else "lower ppo.response_length"
+        raise UsageError(f"{count}: {change}, or set long_prompts to skip or truncate_left")
     logger.warning("%s: %s", count, {"skip": "skipped", "truncate_left": "cut on the left"}[config.long_prompts])
     if config.long_prompts == "skip":
         return [row for row, ids in zip(rows, token_ids, strict=True) if len(ids) <= longest]
     for index in too_long:
-        rows[index]["prompt"] = tokenizer.decode(token_ids[index][-longest:], skip_special_tokens=True)
+        ids = token_ids[index]
+        begun = 1 if longest > 1 and ids[0] == tokenizer.bos_token_id else 0  # A beginning stays one.
+        rows[index]["input_ids"] = kept = ids[:begun] + ids[len(ids) - longest + begun :]
+        rows[index]["prompt"] = tokenizer.decode(kept, skip_special_tokens=True)
     return rows
+
+
+def _set_aside(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows to train on, and a tenth of the prompts to choose the best policy with; no prompt is in both."""
+    distinct = list(dict.fromkeys(row["prompt"] for row in rows))
+    count = min(int(len(distinct) * HELD_OUT_SHARE), HELD_OUT_MOST)
+    chosen = set(random.Random(seed).sample(distinct, count))
+    held_out = {row["prompt"]: row for row in rows if row["prompt"] in chosen}
+    return [row for row in rows if row["prompt"] not in chosen], list(held_out.values())

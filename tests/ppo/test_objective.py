@@ -72,10 +72,10 @@ def test_leave_one_out_by_hand() -> None:
 
 
 def test_group_relative_by_hand() -> None:
-    """Totals 0, 3, 6 have mean 3 and spread 3; a group of equals has nothing to learn."""
-    rewards = torch.tensor([[0.0], [3.0], [6.0], [5.0], [5.0], [5.0]])
-    expected = torch.tensor([[-1.0], [0.0], [1.0], [0.0], [0.0], [0.0]])
-    advantages = objective.group_relative(rewards, torch.ones(6, 1, dtype=torch.bool), 3)
+    """Scores 0, 3, 6 have mean 3 and spread 3; a group of equals has nothing to learn but to stay where it is."""
+    scores, penalties = torch.tensor([0.0, 3.0, 6.0, 5.0, 5.0, 5.0]), torch.tensor([0.0, 0.0, 0.0, 0.01, 0.02, 0.03])
+    expected = torch.tensor([[-1.0], [0.0], [1.0], [0.01], [0.0], [-0.01]])
+    advantages = objective.group_relative(scores, penalties, torch.ones(6, 1, dtype=torch.bool), 3)
     torch.testing.assert_close(advantages, expected, atol=1e-4, rtol=0)
 
 
@@ -93,7 +93,7 @@ def test_baselines_of_a_group_add_up_to_nothing(seed: int, group: int) -> None:
     rewards, mask = torch.randn(2 * group, 3), torch.ones(2 * group, 3, dtype=torch.bool)
     for advantages in (
         objective.leave_one_out(rewards, mask, group),
-        objective.group_relative(rewards, mask, group),
+        objective.group_relative(rewards[:, 0], rewards[:, 1], mask, group),
     ):
         torch.testing.assert_close(advantages.view(2, group, 3).sum(1), torch.zeros(2, 3), atol=1e-4, rtol=0)
 
