@@ -19,6 +19,8 @@ import os
 import random
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -43,6 +45,7 @@ LONGEST_TEXTS = (16, 64, 200)
 LABELS = {0: "nontoxic", 1: "toxic"}
 LONGEST = 512
 TOLERANCE = 1e-5
+MEASURED_MEMORY = ("align", "pipeline, defaults", "pipeline, batch size 128")
 
 
 def main() -> None:
@@ -52,8 +55,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--memory", type=json.loads, help=argparse.SUPPRESS)  # this process measures its peak
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.memory:
+        print(_memory_rises_here(*args.memory))
+        return
     clock = time.process_time if args.threads == 1 else time.perf_counter
     mixtures = {longest: mixed_texts(args.texts, longest) for longest in LONGEST_TEXTS}
     tokenizer = trained_tokenizer([text for texts in mixtures.values() for text in texts])
@@ -70,6 +77,9 @@ def main() -> None:
         "cores": os.cpu_count(),
         "rounds": args.rounds,
         "runs": runs,
+    }
+    result["peak_memory_rises_mb"] = {
+        size: {name: memory_rises(size, name, args.texts) for name in MEASURED_MEMORY} for size in args.sizes
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -98,10 +108,10 @@ def trained_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def measured(
-    size: str, tokenizer: PreTrainedTokenizerFast, texts: list[str], rounds: int, clock: Callable[[], float]
-) -> dict[str, Any]:
-    """Figures of one model on one mixture."""
+def contestants(
+    size: str, tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> tuple[int, dict[str, Callable[[], list[float]]]]:
+    """The number of parameters, and what scores all texts, by name."""
     shape = SIZES[size]
     torch.manual_seed(0)
     config = RobertaConfig(
@@ -130,11 +140,18 @@ def measured(
     competitors: dict[str, Callable[[], list[float]]] = {"align": ours, "pipeline, defaults": theirs}
     for size in BATCH_SIZES:
         competitors[f"pipeline, batch size {size}"] = lambda size=size: theirs(batch_size=size)
-    reference, apart, memory = ours(), {}, {}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for name, score in competitors.items():  # by growing batch size, as the peak of memory never falls
-        apart[name] = max(abs(a - b) for a, b in zip(reference, score(), strict=True))
-        memory[name] = round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    return model.num_parameters(), competitors
+
+
+def measured(
+    size: str, tokenizer: PreTrainedTokenizerFast, texts: list[str], rounds: int, clock: Callable[[], float]
+) -> dict[str, Any]:
+    """Figures of one model on one mixture."""
+    parameters, competitors = contestants(size, tokenizer, texts)
+    reference = competitors["align"]()
+    apart = {
+        name: max(abs(a - b) for a, b in zip(reference, score(), strict=True)) for name, score in competitors.items()
+    }
     assert max(apart.values()) < TOLERANCE, apart
     seconds: dict[str, list[float]] = {name: [] for name in competitors}
     for _ in range(rounds):
@@ -146,7 +163,7 @@ def measured(
     best = min(median for name, median in medians.items() if name != "align")
     lengths = sorted(len(ids) for ids in tokenizer(texts)["input_ids"])
     return {
-        "parameters": model.num_parameters(),
+        "parameters": parameters,
         "tokens": {
             "median": lengths[len(lengths) // 2],
             "mean": round(sum(lengths) / len(lengths), 1),
@@ -156,9 +173,24 @@ def measured(
         "times_faster_than_defaults": round(medians["pipeline, defaults"] / medians["align"], 2),
         "times_faster_than_best_batch_size": round(best / medians["align"], 2),
         "largest_difference_of_scores": max(apart.values()),
-        "peak_memory_rises_mb": memory,
         "seconds": {name: [round(one, 3) for one in taken] for name, taken in seconds.items()},
     }
+
+
+def memory_rises(size: str, name: str, count: int) -> int:
+    """MB by which the peak of a new process rises when one contestant scores the longest mixture for the first time."""
+    asked = json.dumps([size, name, count])
+    command = [sys.executable, __file__, "--memory", asked]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def _memory_rises_here(size: str, name: str, count: int) -> int:
+    texts = mixed_texts(count, LONGEST_TEXTS[-1])
+    score = contestants(size, trained_tokenizer(texts), texts)[1][name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    score()
+    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
 
 
 if __name__ == "__main__":
