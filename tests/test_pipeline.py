@@ -456,3 +456,24 @@ def test_what_a_run_has_made_is_no_garbage_when_another_makes_newer_ones(here: P
     made = align.run("tiny.yaml")
     assert [made[name].version for name in ORDER] == ["v1", "v1", "v2", "v2", "v2"]
     assert all(node.problem is None for node in registry.lineage(made["evaluation"].reference).walk())
+
+
+def test_a_full_disk_is_told_to_a_person(here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the record of events nor the full story can be written, and the stage's library says something odd."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    align.run("tiny.yaml", ["sft", "toxicity"])
+    stage.fail = RuntimeError("unexpected pos 5120 vs 5012")
+    monkeypatch.setattr("align.tracking.events.EventLog.finish", full)
+    write = Path.write_text
+    monkeypatch.setattr(
+        Path, "write_text", lambda path, *a, **k: (full if path.suffix == ".log" else write)(path, *a, **k)
+    )
+    monkeypatch.setattr("align.pipeline.running.LITTLE", 1 << 60)
+    with pytest.raises(AlignError, match=r"(?s)unexpected pos.*the disk is full.*could not be written to .*No space"):
+        align.run("tiny.yaml", ["ppo"])
+    monkeypatch.setattr("align.tracking.events.EventLog.__init__", full)
+    with pytest.raises(AlignError, match=r"stage ppo cannot be begun in the registry .*No space left on device\."):
+        align.run("tiny.yaml", ["ppo"])

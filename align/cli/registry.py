@@ -31,6 +31,7 @@ def list_artifacts(registry: RegistryOption = None, as_json: AsJson = False, deb
     artifacts, damaged = store.survey()
     names = {artifact.name for artifact in artifacts}
     tagged, latest = {name: store.aliases(name) for name in names}, {name: store.versions(name)[-1] for name in names}
+    pinned = {name: store.pins(name) for name in names}
     rows = [
         {
             "name": artifact.name,
@@ -41,6 +42,7 @@ def list_artifacts(registry: RegistryOption = None, as_json: AsJson = False, deb
             "digest": artifact.digest,
             "aliases": [alias for alias, version in tagged[artifact.name].items() if version == artifact.version]
             + ["latest"] * (artifact.version == latest[artifact.name]),
+            "pinned": artifact.version in pinned[artifact.name],
         }
         for artifact in artifacts
     ]
@@ -59,7 +61,8 @@ _HEAD = ["artifact", "kind", "created", "size", "digest", "aliases"]
 
 def _cells(row: dict[str, Any]) -> list[str]:
     size, name = f"{row['size'] / 1e6:.1f} MB", f"{row['name']}@{row['version']}"
-    return [name, row["kind"], row["created"], size, row["digest"][:12], " ".join(row["aliases"])]
+    named = " ".join([*row["aliases"], *["(pinned)"] * row["pinned"]])
+    return [name, row["kind"], row["created"], size, row["digest"][:12], named]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 Mode = Literal["online", "offline", "disabled"]
 FAILURE_LOG = "error.log"
 """In the workspace of a stage that failed: the traceback."""
+LITTLE = 1_000_000
+"""Bytes; with fewer free, a stage that fails probably does so for that, whatever its libraries make of it."""
 
 
 def run(plan: Plan, wandb: Mode | None = None, on_start: Callable[[], object] = lambda: None) -> dict[str, Artifact]:
@@ -97,16 +99,18 @@ def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode 
         if waited_for and same_inputs(waited_for, inputs):
             logger.info("%s: another run has just made %s", step.name, waited_for.reference)
             return waited_for
-        workspace = beginning.workspace(registry, step, {place: _record(source) for place, source in inputs.items()})
-        logger.info("%s: %s (%s)", step.name, step.action, step.reason)
-        directories = _directories(step, inputs, registry, workspace)
+        with registry.writing(f"stage {step.name} cannot be begun"):
+            taken = {place: _record(source) for place, source in inputs.items()}
+            workspace = beginning.workspace(registry, step, taken)
+            logger.info("%s: %s (%s)", step.name, step.action, step.reason)
+            directories = _directories(step, inputs, registry, workspace)
         metrics = _compute(plan, step, directories, workspace, wandb)
         artifact = registry.publish(
             workspace.output,
             name=step.name,
             kind=step.kind,
             fingerprint=step.fingerprint,
-            inputs={place: _record(source) for place, source in inputs.items()},
+            inputs=taken,
             config=identity.portable(step.config, plan.recipe.as_written),
             metrics=metrics,
             environment=identity.environment(step.data),
@@ -141,14 +145,15 @@ def _compute(
     plan: Plan, step: Step, directories: Mapping[str, Path], workspace: Workspace, wandb: Mode | None
 ) -> Metrics:
     """Run the stage itself, and say of any failure how to go on."""
-    tracker = tracking.start(
-        plan.recipe.tracking,
-        group=_group(plan),
-        stage=step.name,
-        workspace=workspace,
-        stage_config=identity.portable(step.config, plan.recipe.as_written),
-        mode=wandb,
-    )
+    with plan.registry.writing(f"stage {step.name} cannot be begun"):
+        tracker = tracking.start(
+            plan.recipe.tracking,
+            group=_group(plan),
+            stage=step.name,
+            workspace=workspace,
+            stage_config=identity.portable(step.config, plan.recipe.as_written),
+            mode=wandb,
+        )
     exit_code = 1
     try:
         _prepare_libraries(step.config)
@@ -160,18 +165,30 @@ def _compute(
         exit_code = error.exit_code
         raise
     except Exception as error:
-        log = workspace.path / FAILURE_LOG
-        log.write_text(traceback.format_exc(), encoding="utf-8")
-        said = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}: {error}"
-        message = (
-            f"stage {step.name} failed: {said}\n"
-            f"Earlier artifacts are kept; run the same command again to go on. The full story is in {log}"
-        )
-        failure = AlignError(message)
-        failure.exit_code = getattr(error, "exit_code", failure.exit_code)
-        raise failure from error
+        raise _failure(step, workspace, error) from error
     finally:
-        tracker.finish(exit_code)
+        try:
+            tracker.finish(exit_code)
+        except OSError as error:  # of a full disk, say: what the stage did, or why it failed, matters more
+            logger.warning("%s: the end of its record of events is lost: %s", step.name, error)
+
+
+def _failure(step: Step, workspace: Workspace, error: Exception) -> AlignError:
+    """What a person is told of a stage that failed."""
+    log = workspace.path / FAILURE_LOG
+    try:
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        story = f"The full story is in {log}"
+    except OSError as unwritten:
+        story = f"The full story could not be written to {log} ({unwritten.strerror}); --debug shows it"
+    said = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}: {error}"
+    if (free := shutil.disk_usage(workspace.path).free) < LITTLE:
+        said += f" (and the disk is full: {free:,} bytes are free at {workspace.path})"
+    failure = AlignError(
+        f"stage {step.name} failed: {said}\nEarlier artifacts are kept; run the same command again to go on. {story}"
+    )
+    failure.exit_code = getattr(error, "exit_code", failure.exit_code)
+    return failure
 
 
 def _prepare_libraries(config: StageConfig) -> None:

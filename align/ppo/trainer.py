@@ -168,8 +168,11 @@ class PPOTrainer:
             self.actor_critic.compile_trunks(args.torch_compile_backend, args.torch_compile_mode)
         self.settings = GenerationSettings(max_new_tokens=args.response_length, temperature=args.temperature)
         self.optimizer = optimizer_of(self.actor_critic, args, optimizers[0])
-        self._own_schedule = None if optimizers[1] else partial(learning_rate_share, updates=self.updates, args=args)
-        self.lr_scheduler = optimizers[1] or torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._own_schedule)
+        self._share_of_learning_rate = partial(learning_rate_share, updates=self.updates, args=args)
+        self._given_scheduler = optimizers[1]
+        self.lr_scheduler = optimizers[1] or torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, self._share_of_learning_rate
+        )
         self.callbacks = Callbacks(
             callbacks or [],
             args,
@@ -565,9 +568,9 @@ class PPOTrainer:
         self.state, self.best_weights = checkpoint.read(
             directory, self._origin, self.actor_critic, self.optimizer, self.lr_scheduler
         )
-        if self._own_schedule is not None:  # The run may have become longer, and its last learning rate was 0.
+        if self._given_scheduler is None:  # The run may have become longer, and its last learning rate was 0.
             for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, strict=True):
-                group["lr"] = rate * self._own_schedule(self.state.update)
+                group["lr"] = rate * self._share_of_learning_rate(self.state.update)
         logger.info("ppo goes on after update %d of %d", self.state.update, self.updates)
         if self.state.stopped is not None and self.state.update < self.updates:
             logger.warning(
@@ -578,10 +581,10 @@ class PPOTrainer:
             )
 
     def _checkpoint_of(self, wanted: bool | str | Path | None) -> Path | None:
-        """The checkpoint to go on from; damaged ones are set aside.
+        """The checkpoint to go on from; damaged ones are set aside, and so are those of later updates.
 
         Raises:
-            UsageError: the one that is wanted is not there or damaged, or there are some of later updates.
+            UsageError: the one that is wanted is not there or damaged.
         """
         where = self.checkpoint_dir
         if not isinstance(wanted, str | Path):
@@ -594,9 +597,8 @@ class PPOTrainer:
             return found
         chosen = intact(Path(wanted), checkpoint.FILES)
         update = State.from_json((chosen / "state.json").read_text(encoding="utf-8")).update
-        if where is not None and any(step_of(path) > update for path in where.glob("checkpoint-*")):
-            raise UsageError(
-                f"{where} holds checkpoints of later updates than {chosen.name}, which would be taken for this run's: "
-                "remove them, or choose another directory"
-            )
+        for later in where.glob("checkpoint-*") if where is not None else ():
+            if step_of(later) > update:  # Of the run that is left here; not to be taken for this one's.
+                later.rename(later.with_name(f"superseded-{later.name}"))
+                logger.warning("%s is of a later update than is gone on from: renamed to superseded-%s", *2 * [later.name])
         return chosen

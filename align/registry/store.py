@@ -84,8 +84,9 @@ class Registry:
         try:
             yield
         except OSError as error:
+            place = f" ({error.filename})" if error.filename else ""
             raise AlignError(
-                f"{failing} in the registry {self.root}: {error.strerror} ({error.filename}). "
+                f"{failing} in the registry {self.root}: {error.strerror}{place}. "
                 "What was there is unchanged; put this right and run again."
             ) from error
 

@@ -125,7 +125,7 @@ def _fitting(
     if not too_long:
         return rows
     asked = longest == config.max_prompt_length
-    limit = f"max_prompt_length {longest}" if asked else f"the {longest} tokens that the policy's context leaves"
+    limit = f"max_prompt_length {longest} tokens" if asked else f"the {longest} tokens that the policy's context leaves"
     count = f"{len(too_long)} of {len(prompts)} prompts are longer than {limit}"
     if config.long_prompts == "error" or (config.long_prompts == "skip" and len(too_long) == len(prompts)):
         change = "raise it" if asked else "lower ppo.response_length"

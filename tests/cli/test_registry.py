@@ -103,6 +103,7 @@ def test_garbage_is_removed_only_when_told_so(finished: Path, run_align: Align) 
     assert (found["deleted"], found["garbage"]) == (False, ["evaluation@v1", "sft@v1"])
     assert found["bytes"] > 0
     run_align("registry", "pin", "evaluation@v1")
+    assert "(pinned)" in run_align("registry", "ls").stdout
     assert "all 5 artifacts are needed" in run_align("registry", "gc", "--yes").stdout
     run_align("registry", "unpin", "evaluation@v1")
     assert run_align("registry", "unpin", "evaluation@v1").exit_code == 2

@@ -45,7 +45,7 @@ def test_loss_and_gradient_are_those_of_the_models_own(
 ) -> None:
     examples = mixing.as_examples(EXAMPLES, word_tokenizer, None)
     model = tiny_model(architecture)
-    loss = mixing.accumulate_gradients(ActorCritic(model), examples, 0.5, 0, budget)
+    loss = mixing.add_supervised_gradients(ActorCritic(model), examples, 0.5, 0, budget)
     found = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad()
     total = torch.zeros(())
@@ -73,7 +73,7 @@ def test_what_is_mixed_in_is_learned_and_without_it_nothing_changes(make: Callab
 
     def loss(actor_critic: ActorCritic) -> float:
         actor_critic.zero_grad()
-        return float(mixing.accumulate_gradients(actor_critic, mixed.examples, 1.0, 0, 1000))
+        return float(mixing.add_supervised_gradients(actor_critic, mixed.examples, 1.0, 0, 1000))
 
     mixed.train()
     plain.train()
@@ -90,7 +90,7 @@ def test_plain_text_learns_from_its_second_token_on(word_tokenizer: Any) -> None
 def test_rows_that_do_not_fit_are_counted(word_tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert len(mixing.as_examples(EXAMPLES, word_tokenizer, 6)) == 3
-    assert "3 of 6 rows of ptx_dataset do not fit" in caplog.text
+    assert "3 of 6 rows of ptx_dataset are empty or too long" in caplog.text
     with pytest.raises(UsageError, match="no row of ptx_dataset fits"):
         mixing.as_examples(EXAMPLES, word_tokenizer, 2)
     with pytest.raises(UsageError, match="row 0 of ptx_dataset needs `prompt` and `completion`"):
