@@ -285,7 +285,7 @@ class PPOTrainer:
         ]
         figures = {
             **of_update(rollout, rewards, steps, state.kl_coef),
-            "lr": float(self.lr_scheduler.get_last_lr()[0]),
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
             "episode": (state.update + 1) * args.batch_size,
         }
         state.update += 1
@@ -600,5 +600,7 @@ class PPOTrainer:
         for later in where.glob("checkpoint-*") if where is not None else ():
             if step_of(later) > update:  # Of the run that is left here; not to be taken for this one's.
                 later.rename(later.with_name(f"superseded-{later.name}"))
-                logger.warning("%s is of a later update than is gone on from: renamed to superseded-%s", *2 * [later.name])
+                logger.warning(
+                    "%s is of a later update than is gone on from: renamed to superseded-%s", *2 * [later.name]
+                )
         return chosen

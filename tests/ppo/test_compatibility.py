@@ -5,13 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from pydantic import ValidationError
-from transformers import LlamaConfig, LlamaForSequenceClassification, LlamaModel, MambaConfig, MambaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    LlamaModel,
+    MambaConfig,
+    MambaForCausalLM,
+    TrainerCallback,
+)
 
 from align.errors import AlignError, UsageError
 from align.ppo import PPOConfig, PPOTrainer
@@ -238,11 +247,103 @@ def test_a_run_goes_on_as_it_began(
         changed["model"] = tiny_model(changed["model"])
     with pytest.raises(UsageError, match=said):
         make(**changed).train(resume_from_checkpoint=True)
-    longer = make(settings={**output, "total_episodes": 24}).train(resume_from_checkpoint=True)
-    assert longer.update == 3
+    longer = make(settings={**output, "total_episodes": 24})
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.update == 3
+    rates = [figures["lr"] for figures in longer.callbacks.state.log_history if "lr" in figures]
+    assert rates == [pytest.approx(longer.args.learning_rate / 3)]  # not the 0 that the shorter run ended with
 
 
 def test_a_directory_that_cannot_be_written_to_is_found_before_training(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="checkpoints cannot be written to"):
         make(settings={"output_dir": str(tmp_path / "file" / "out")}).train()
+
+
+def test_value_models_that_cannot_learn(make: Make) -> None:
+    with pytest.raises(UsageError, match="advantage rloo has no critic"):
+        make(value_model=scorer(), settings={"advantage": "rloo", "num_generations": 2})
+    with pytest.raises(UsageError, match="value_model's weights are float16"):
+        make(value_model=scorer().half())
+
+
+def test_padding_that_a_script_left_in_rows_without_a_mask(make: Make, word_tokenizer: Any) -> None:
+    assert make(rows=[{"input_ids": [0, 0, 5, 6]}, {"input_ids": [5, 6, 0]}]).prompts[0].token_ids == [5, 6]
+    with pytest.raises(UsageError, match="row 0 of the prompts is empty"):
+        make(rows=[{"input_ids": [0, 0]}])
+    ends = copy.deepcopy(word_tokenizer)
+    ends.pad_token = ends.eos_token
+    rows = [{"input_ids": [ends.eos_token_id, 5]}]
+    assert make(rows=rows, tokenizer=ends).prompts[0].token_ids == rows[0]["input_ids"]
+
+
+def test_an_earlier_checkpoint_is_gone_on_from_and_later_ones_are_set_aside(make: Make, tmp_path: Path) -> None:
+    settings = {"output_dir": str(tmp_path), "total_episodes": 24, "save_total_limit": 3}
+    make(settings=settings).train()
+    make(settings=settings).train(resume_from_checkpoint=tmp_path / "checkpoint-1")
+    assert sorted(path.name for path in tmp_path.glob("*checkpoint-*")) == [
+        "checkpoint-1", "checkpoint-2", "checkpoint-3", "superseded-checkpoint-2", "superseded-checkpoint-3",
+    ]  # fmt: skip
+
+
+def test_a_run_that_ended_early_says_so_when_resumed(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Enough(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = True
+
+    output = {"output_dir": str(tmp_path)}
+    make(settings=output, callbacks=[Enough]).train()
+    resumed = make(settings=output)
+    assert resumed.train(resume_from_checkpoint=True).update == 1
+    assert "ended early, after update 1: a callback asked for it" in caplog.text
+
+
+def test_a_schedule_of_the_scripts_own_also_drives_the_value_head(make: Make, tiny_model: Callable[[str], Any]) -> None:
+    policy = tiny_model("llama")
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.5)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 1 / (1 + update))
+    ppo = make(
+        policy, optimizers=(optimizer, schedule), reward_model=lambda _, said: [1.0 + len(set(one)) for one in said]
+    )
+    before = ppo.actor_critic.value_head.weight.clone()
+    ppo.train()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5 / 3]
+    assert not torch.equal(ppo.actor_critic.value_head.weight, before)
+
+
+def test_what_is_saved_when(make: Make) -> None:
+    with pytest.warns(UserWarning, match="'epoch' is taken as 'steps'"):
+        assert PPOConfig(save_strategy="epoch").save_strategy == "steps"
+    with pytest.raises(ValidationError, match="neither 'steps' nor 'no'"):
+        PPOConfig(save_strategy="stepps")
+
+
+def test_batches_are_per_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert PPOConfig(per_device_train_batch_size=4, gradient_accumulation_steps=2).batch_size == 32
+
+
+def test_an_upload_is_as_private_as_was_asked(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def create_repo(self: HfApi, name: str, **how: Any) -> Any:
+        calls.append((f"create {name} as {self.token}", how))
+        return SimpleNamespace(repo_id=f"me/{name}")
+
+    def upload_folder(self: HfApi, **how: Any) -> None:
+        names = sorted(path.name for path in Path(how.pop("folder_path")).iterdir())
+        calls.append(("upload", how))
+        assert {"model.safetensors", "tokenizer.json"} <= set(names)
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    settings = {"hub_model_id": "policy", "hub_private_repo": True, "hub_token": "hf_made_up", "hub_revision": "rlhf"}
+    ppo = make(settings=settings)
+    assert "hf_made_up" not in repr(ppo.args) + str(ppo.args.to_dict())
+    ppo.push_to_hub()
+    assert calls == [
+        ("create policy as hf_made_up", {"private": True, "exist_ok": True}),
+        ("upload", {"repo_id": "me/policy", "commit_message": "End of training", "revision": "rlhf"}),
+    ]

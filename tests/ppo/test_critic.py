@@ -67,7 +67,7 @@ def test_every_critic_learns_the_return_and_only_a_shared_one_moves_the_policys_
 ) -> None:
     ppo = trainer(method, critic, architecture)
     of_policy = {
-        f"model.{name}" for name, p in ppo.model.named_parameters() if p.requires_grad and ".value." not in name
+        f"model.{name}" for name, p in ppo.model.named_parameters() if p.requires_grad and ".align_value." not in name
     }
     with_value, without = gradients(ppo), gradients(ppo, vf_coef=0.0)
     moved = {name for name in of_policy & with_value.keys() if not torch.equal(with_value[name], without[name])}
@@ -100,7 +100,7 @@ def test_a_value_adapter_is_not_saved_with_the_policy(trainer: Callable[..., PPO
     ppo.train()
     ppo.save_model(tmp_path)
     assert (tmp_path / "adapter_model.safetensors").is_file()
-    assert not (tmp_path / "value").exists()
+    assert not (tmp_path / "align_value").exists()
 
 
 def test_an_adapter_needs_a_policy_with_one(trainer: Callable[..., PPOTrainer]) -> None:

@@ -146,3 +146,29 @@ def test_a_judge_that_is_not_apart_is_refused(judge: Any, more: Any, said: str) 
                 "evaluation_prompts": prompts, **more,
             }
         )  # fmt: skip
+
+
+def test_a_tenth_of_the_prompts_is_drawn_from_all_and_trained_on_nowhere() -> None:
+    rows = [{"prompt": f"p{number // 2}"} for number in range(200)]  # each twice
+    training, held_out = ppo._set_aside(rows, 3)
+    assert len(held_out) == 10
+    assert not {row["prompt"] for row in held_out} & {row["prompt"] for row in training}
+    assert len(training) == 180
+    assert max(int(row["prompt"][1:]) for row in held_out) > 50  # not the first ones
+    assert ppo._set_aside(rows[:8], 3) == (rows[:8], [])
+
+
+def test_a_prompt_that_is_cut_keeps_to_its_bound_and_its_beginning(word_tokenizer: Any) -> None:
+    word_tokenizer.bos_token = "w1"
+    word_tokenizer.add_bos_token = False
+    config = PPOStageConfig.model_validate(
+        {
+            "kind": "ppo", "policy": "sft", "reward": {"model": "rules", "length": {"target": 2}},
+            "prompts": [{"dataset": {"path": "rows.jsonl"}, "prompt": "{p}"}], "long_prompts": "truncate_left",
+        }
+    )  # fmt: skip
+    (row,) = ppo._fitting([("w1 w5 w6 w7 w8", None)], word_tokenizer, config, 3)
+    assert row["input_ids"] == word_tokenizer("w1 w7 w8")["input_ids"]
+    (row,) = ppo._fitting([("w5 w6 w7 w8", None)], word_tokenizer, config, 3)
+    assert row["input_ids"] == word_tokenizer("w6 w7 w8")["input_ids"]
+    assert row["prompt"] == "w6 w7 w8"
