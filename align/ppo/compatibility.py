@@ -47,20 +47,14 @@ def check_models(model: Any, ref_model: Any, reward_model: Any, value_model: Any
             )
 
 
-def check_references(scorers: Sequence[CheckedModel | None], prompts: Sequence[Sequence[Prompt]]) -> None:
-    """Has every prompt what its scorers compare responses with?
-
-    Raises:
-        UsageError: one has not.
-    """
-    without = [prompt.text for some in prompts for prompt in some if not prompt.reference]
-    for scorer in scorers:
-        if without and scorer is not None and scorer.needs_references:
-            raise UsageError(
-                f"reward model {scorer.name} compares responses with references, and {len(without)} of "
-                f"{sum(map(len, prompts))} prompts have none, the first of them {without[0][:40]!r}: set `reference:` "
-                "beside `prompt:` in prompts and evaluation_prompts"
-            )
+def check_references(scorer: CheckedModel, prompts: Sequence[Prompt]) -> None:
+    """Raise a `UsageError` where a scorer compares responses with references, and a prompt of its has none."""
+    without = [prompt.text for prompt in prompts if not prompt.reference]
+    if without and scorer.needs_references:
+        raise UsageError(
+            f"reward model {scorer.name} compares responses with references, and {len(without)} of {len(prompts)} "
+            f"prompts have none, the first of them {without[0][:40]!r}: set `reference:` beside `prompt:`"
+        )
 
 
 def _check_policy(model: Any, peft_config: Any) -> None:

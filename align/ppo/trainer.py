@@ -144,7 +144,9 @@ class PPOTrainer:
             check_critic(value_model, args, vocabulary, len(processing_class))
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
-        check_references((self.reward, self.judge), (self.prompts, self.eval_prompts))
+        check_references(self.reward, [*self.prompts, *self.eval_prompts])
+        if self.judge is not None:
+            check_references(self.judge, self.eval_prompts)
         self.examples = mixing.as_examples(
             ptx_dataset or [],
             processing_class,
