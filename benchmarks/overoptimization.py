@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from scipy.stats import t as student
 
@@ -37,6 +37,7 @@ PROMPTS = 60
 SCORES = {"proxy": "eval/objective/scores", "gold": "eval/judge/scores"}
 
 Evaluations = list[dict[str, float]]
+Method = Literal["rl", "best_of_n"]
 
 
 def main() -> None:
@@ -183,50 +184,57 @@ def best_of_n(sft: Path, proxies: Mapping[int, Mapping[int, Path]]) -> dict[str,
 
 
 def draw(runs: Mapping[str, Mapping[int, Evaluations]], drawn: Mapping[str, Any], path: Path) -> None:
-    """Gold against √KL: PPO with each label budget, with ensembles, and best-of-n; proxies dashed."""
+    """Gains of gold (above) and of the proxy (below) against √KL, with fitted curves: PPO with each label budget,
+    with ensembles, and best-of-n."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from align.metrics.overoptimization import fitted
-
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    first, second, third = figure.subplots(1, 3, sharey=False)
-    for axes, title, wanted in (
-        (first, "PPO: more labels", [f"{labels} labels" for labels in BUDGETS]),
-        (
-            second,
-            f"PPO: ensembles of {FEWEST} labels",
-            [c for c, (_, labels) in CONDITIONS.items() if labels == FEWEST],
-        ),
-    ):
-        for colour, condition in enumerate(wanted):
-            distances, gold = [], []
-            for run in runs[condition].values():
-                distances += [math.sqrt(max(0.0, row["eval/objective/kl"])) for row in run]
-                gold += gains(run, "gold")
-            axes.plot(distances, gold, ".", color=f"C{colour}", alpha=0.5)
-            curve = fitted("rl", distances, gold)
-            steps = [max(distances) * step / 100 for step in range(1, 101)]
-            axes.plot(steps, [curve.gain(step) for step in steps], color=f"C{colour}", label=condition)
-        axes.set_title(title)
-    for colour, labels in enumerate(BUDGETS):
-        of_labels = drawn[str(labels)]["gold"]
-        distances = [math.sqrt(kl) for kl in drawn["kl"]]
-        means = [one["mean"] for one in of_labels]
-        errors = [one["high"] - one["mean"] for one in of_labels]
-        third.errorbar(distances, means, yerr=errors, fmt=".", color=f"C{colour}", capsize=3)
-        curve = fitted("best_of_n", distances, means)
-        steps = [max(distances) * step / 100 for step in range(1, 101)]
-        third.plot(steps, [curve.gain(step) for step in steps], color=f"C{colour}", label=f"{labels} labels")
-    third.set_title("best of n")
-    for axes in (first, second, third):
+    grid = figure.subplots(2, 3, sharex="col")
+    budgets = [f"{labels} labels" for labels in BUDGETS]
+    ensembles = [condition for condition, (_, labels) in CONDITIONS.items() if labels == FEWEST]
+    for row, score in zip(grid, ("gold", "proxy"), strict=True):
+        for axes, title, conditions in (
+            (row[0], "PPO: more labels", budgets),
+            (row[1], f"PPO: ensembles of {FEWEST} labels", ensembles),
+        ):
+            for colour, condition in enumerate(conditions):
+                evaluations = [(one, gain) for run in runs[condition].values() for one, gain in _paired(run, score)]
+                _curve(axes, "rl", *zip(*evaluations, strict=True), f"C{colour}", condition)
+            axes.set_title(title if score == "gold" else "")
+        for colour, labels in enumerate(BUDGETS):
+            distances = [math.sqrt(kl) for kl in drawn["kl"]]
+            means = [one["mean"] for one in drawn[str(labels)][score]]
+            errors = [one["high"] - one["mean"] for one in drawn[str(labels)][score]]
+            row[2].errorbar(distances, means, yerr=errors, fmt="none", color=f"C{colour}", capsize=3)
+            _curve(row[2], "best_of_n", distances, means, f"C{colour}", f"{labels} labels")
+        row[2].set_title("best of n" if score == "gold" else "")
+        row[0].set_ylabel(f"gain in {score} score")
+    for axes in grid.flat:
         axes.axhline(0, color="grey", linewidth=0.5)
+        axes.legend(fontsize="small")
+    for axes in grid[-1]:
         axes.set_xlabel("√KL (nats per response)")
-        axes.legend()
-    first.set_ylabel("gain in gold score")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _paired(run: Evaluations, score: str) -> list[tuple[float, float]]:
+    """√KL and gain of every evaluation."""
+    distances = [math.sqrt(max(0.0, row["eval/objective/kl"])) for row in run]
+    return list(zip(distances, gains(run, score), strict=True))
+
+
+def _curve(
+    axes: Any, method: Method, distances: Sequence[float], found: Sequence[float], colour: str, label: str
+) -> None:
+    from align.metrics.overoptimization import fitted
+
+    axes.plot(distances, found, ".", color=colour, alpha=0.5)
+    curve = fitted(method, distances, found)
+    steps = [max(distances) * step / 100 for step in range(1, 101)]
+    axes.plot(steps, [curve.gain(step) for step in steps], color=colour, label=label)
 
 
 def markdown(found: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -76,6 +77,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         found[sweep] = {
             "seconds": {str(size): round(time, 3) for size, time in zip(sizes, seconds, strict=True)},
             "exponent": round(float(exponent), 3),
+            "exponent_of_last_doubling": round(math.log2(seconds[-1] / seconds[-2]), 3),
         }
     for shape in SWEEPS["architecture"]:
         of_it = [run for run in runs if run.get("architecture") == shape["architecture"]]

@@ -303,10 +303,14 @@ def report(ends: list[float], before_mb: float) -> dict[str, Any]:
 
 
 def row_of(shape: str, side: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over rounds, and the ratios: against the peer, and of the engine to the floor."""
+    """Medians over rounds, and the ratios: against the peer (with those of single rounds), and of the engine to the
+    floor."""
+
+    def rounds(of: str, figure: str) -> list[float]:
+        return [run[figure] for run in runs if run["shape"] == shape and run["side"] == of and figure in run]
 
     def median(of: str, figure: str) -> float | None:
-        found = [run[figure] for run in runs if run["shape"] == shape and run["side"] == of and figure in run]
+        found = rounds(of, figure)
         return statistics.median(found) if found else None
 
     seconds, memory = median(side, "seconds_per_update"), median(side, "memory_mb")
@@ -315,6 +319,9 @@ def row_of(shape: str, side: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {"shape": shape, "side": side, "seconds": round(seconds, 3), "memory_mb": round(memory)}
     if side in ("shared", "separate") and (peer := median("peer", "seconds_per_update")):
         row["times_the_peers_speed"] = round(peer / seconds, 2)
+        both = zip(rounds("peer", "seconds_per_update"), rounds(side, "seconds_per_update"), strict=True)
+        ratios = [theirs / ours for theirs, ours in both]
+        row["in_single_rounds"] = f"{min(ratios):.2f} to {max(ratios):.2f}"
         row["without_its_gc"] = round((median("peer", "seconds_without_gc") or 0) / seconds, 2)
         row["of_its_memory"] = round(memory / (median("peer", "memory_mb") or math.nan), 2)
     if side == "constant reward" and (bare := median("floor", "seconds_per_update")):
