@@ -95,16 +95,16 @@ def score(
     debug: Debug = False,
 ) -> None:
     """Score rows: {"prompt": …, "response": …} a line, or a response a line. Prints them with their `score`."""
+    from align.data import sources
     from align.progress import track
     from align.rewards import scoring
 
-    if source is None:
-        rows = scoring.read(sys.stdin, "standard input", plain=plain)
+    if source is not None:
+        rows = scoring.read(sources.lines(source), str(source), plain=plain)
+    elif sys.stdin is None:
+        raise UsageError("standard input is closed: name a FILE")
     else:
-        try:
-            rows = scoring.read(source.open(encoding="utf-8"), str(source), plain=plain)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{source}: cannot be read: {error}") from error
+        rows = scoring.read(sources.decoded(sys.stdin.buffer, "standard input"), "standard input", plain=plain)
     loaded = _load(model, registry)
     with track("score", total=len(rows)) as advance:
         for row in scoring.score(loaded, rows, advance):

@@ -93,6 +93,33 @@ def test_score_takes_rows_lines_and_a_file(place: Path, run_align: Align) -> Non
     assert run_align("reward", "score", "cli_rewards:length", "missing.txt").exit_code == 2
 
 
+def test_score_reads_utf_8_with_and_without_a_mark_and_nothing_else(place: Path, run_align: Align) -> None:
+    def piped(content: bytes | None) -> Result:
+        return CliRunner().invoke(app, ["reward", "score", "cli_rewards:length"], input=content)
+
+    row = b'\xef\xbb\xbf{"response": "abc"}\n'
+    (place / "marked.jsonl").write_bytes(row)
+    for result in (run_align("reward", "score", "cli_rewards:length", "marked.jsonl"), piped(row)):
+        assert json.loads(result.stdout) == {"response": "abc", "score": 3.0}
+    (place / "latin.txt").write_bytes(b"one\n\xe4\n")
+    for result, source in {
+        run_align("reward", "score", "cli_rewards:length", "latin.txt"): "latin.txt",
+        piped(b"one\n\xe4\n"): "standard input",
+    }.items():
+        assert result.exit_code == 2
+        assert f"{source}:2: not UTF-8" in result.stderr
+
+
+def test_score_without_standard_input() -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -m align reward score "{model: rules, repetition: {}}" <&-', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "error: standard input is closed: name a FILE\n")
+
+
 def test_evaluate_labels(place: Path, run_align: Align) -> None:
     arguments = ["evaluate", "toxicity", "rows.jsonl", "--by", "group", "--terms", "w4,w11"]
     result = run_align("reward", *arguments, "--json", "--output", "out")
