@@ -220,7 +220,7 @@ def _labels(values: Sequence[object], label: LabelConfig, place: str) -> list[st
         except ValueError as error:
             raise UsageError(f"{place}: column {label.column!r} needs numbers for a threshold, but: {error}") from error
         return [None if one is None else label.above if one > label.threshold else label.below for one in numbers]
-    spellings = [None if value is None or value == "" else sources.spelled(value) for value in values]
+    spellings = [None if sources.is_empty(value) else sources.spelled(value) for value in values]
     if label.names is None:
         return spellings
     names = {sources.spelled(key): name for key, name in label.names.items()}

@@ -191,6 +191,11 @@ def number(value: Any) -> float | None:
     return None if math.isnan(parsed) else parsed
 
 
+def is_empty(value: Any) -> bool:
+    """Whether nothing stands in a cell: null, no character, NaN."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
 def spelled(value: Any) -> str:
     """A cell as a recipe writes it, whichever format it came from: `1.0` is "1", `True` is "true"."""
     if isinstance(value, float) and value.is_integer():

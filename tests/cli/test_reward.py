@@ -152,12 +152,38 @@ def test_evaluate_pairs(place: Path, run_align: Align) -> None:
     assert "pair accuracy" in run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl").stdout
 
 
+def test_terms_from_a_marked_file_and_from_a_long_list(place: Path, run_align: Align) -> None:
+    (place / "terms").write_bytes(b"\xef\xbb\xbfw4\nw11\n")
+    many = ",".join(f"w{n}" for n in range(4, 80))
+    for given, expected in {"terms": ["w4", "w11"], many: many.split(",")}.items():
+        result = run_align("reward", "evaluate", "toxicity", "rows.jsonl", "--terms", given, "--json")
+        assert list(json.loads(result.stdout)["terms"]) == expected
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_is_scored(place: Path, run_align: Align) -> None:
+    (place / "taken").write_text("mine")
+    result = run_align("reward", "evaluate", "toxicity", "rows.jsonl", "--output", "taken")
+    assert result.exit_code == 2
+    assert "score" not in result.stderr
+    assert (place / "taken").read_text() == "mine"
+
+
+def test_pairs_are_measured_with_a_reference(place: Path, run_align: Align) -> None:
+    arguments = ["evaluate", "{model: overlap}", "pairs.jsonl", "--reference", "{chosen}", "--json"]
+    assert json.loads(run_align("reward", *arguments).stdout)["metrics"]["pair_accuracy"]["value"] == 1.0
+
+
 def test_evaluate_says_what_is_missing(place: Path, run_align: Align) -> None:
+    (place / "latin.txt").write_bytes(b"\xe4\n")
     for arguments, message in {
         ("cli_rewards:length", "rows.jsonl"): "which should score high? Say --positive",
         ("toxicity", "rows.jsonl", "--label", "lable"): "did you mean 'label'?",
         ("toxicity", "gone.jsonl"): "data file gone.jsonl does not exist",
         ("toxicity", "rows.jsonl", "--terms", " , "): "no term in it",
+        ("toxicity", "rows.jsonl", "--terms", "nofile.txt"): "--terms nofile.txt: there is no such file",
+        ("toxicity", "rows.jsonl", "--terms", "latin.txt"): "latin.txt:1: not UTF-8",
+        ("toxicity", "rows.jsonl", "--threshold", "nan"): "--threshold nan: a finite number",
+        ("toxicity", "rows.jsonl", "--output", "latin.txt"): "--output latin.txt: no directory can be made there",
     }.items():
         result = run_align("reward", "evaluate", *arguments)
         assert result.exit_code == 2
