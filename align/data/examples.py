@@ -7,7 +7,8 @@ be left of a text that a model must read or write.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from align.configs.base import (
@@ -126,6 +127,15 @@ def labelled(data: Sequence[LabelledData]) -> list[Labelled]:
             logger.info("%s: %d rows without a label left out", place, len(rows) - len(found))
         examples += found
     return examples
+
+
+def ambiguity(labels: Collection[str]) -> str | None:
+    """What is wrong with labels that are equal but for case and space around them: the published reward, which is told
+    its label by name, could not tell them apart. None where all differ."""
+    counts = Counter(label.strip().casefold() for label in labels)
+    if same := sorted(label for label in labels if counts[label.strip().casefold()] > 1):
+        return f"labels that differ in case or space alone: {_listed(same)}; make them one, as label.names can"
+    return None
 
 
 def multi_labelled(data: Sequence[LabelledData]) -> list[MultiLabelled]:
