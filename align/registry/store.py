@@ -160,7 +160,9 @@ class Registry:
         if not (versions := self.versions(name)):
             names = self.names()
             hint = references.suggestion(name, names) if names else " It is empty: run a recipe first."
-            raise UsageError(f"the registry {self.root} has no artifact named {name!r}.{hint}")
+            raise UsageError(
+                f"the registry {self.root} has no artifact named {name!r}.{self._quarantine_hint(name) or hint}"
+            )
         if selector == references.LATEST:
             return name, versions[-1]
         alias = aliases.read(self.root / "aliases" / name / f"{selector}.json")
@@ -168,8 +170,15 @@ class Registry:
         if version not in versions:
             gone = f" (which stands for {version})" if alias else ""
             hint = references.suggestion(selector, [*self.aliases(name), references.LATEST, *reversed(versions)])
-            raise UsageError(f"{name!r} in the registry {self.root} has no {selector!r}{gone}.{hint}")
+            raise UsageError(
+                f"{name!r} in the registry {self.root} has no {selector!r}{gone}.{self._quarantine_hint(name)}{hint}"
+            )
         return name, version
+
+    def _quarantine_hint(self, name: str) -> str:
+        damaged = sorted(self.quarantined(name), key=references.number)
+        place = self.root / "quarantine" / name
+        return f" Damaged, and moved to {place}: {', '.join(damaged)}." if damaged else ""
 
     def find(self, name: str, fingerprint: str) -> Artifact | None:
         """The newest artifact that a stage of this fingerprint made, which spares running it again; `check` it first.
