@@ -107,13 +107,19 @@ def import_(registry: Registry, path: Path, name: str | None = None) -> list[Art
 
 def _refuse_what_is_no_archive(path: Path) -> None:
     """An archive takes the place of what is there: only of an older one, or of an empty file."""
-    if str(path) == "-" or (os.path.lexists(path) and (path.is_symlink() or not path.is_file())):
+    there = os.path.lexists(path)
+    if str(path) == "-" or (there and (path.is_symlink() or not path.is_file())):
         raise UsageError(f"{path} is no regular file: name one, which is made anew")
-    if path.exists():
+    if there and not _begins_as_an_archive(path):
+        raise UsageError(f"{path} is there, and is not an archive of artifacts: give another name, or remove it")
+
+
+def _begins_as_an_archive(path: Path) -> bool:
+    try:
         with path.open("rb") as file:
-            begin = file.read(len(_INDEX))
-        if begin not in (b"", _INDEX.encode()):
-            raise UsageError(f"{path} is there, and is not an archive of artifacts: give another name, or remove it")
+            return file.read(len(_INDEX)) in (b"", _INDEX.encode())
+    except OSError:
+        return False
 
 
 def _place(name: str, version: str, file: str) -> str:
