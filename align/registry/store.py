@@ -161,7 +161,7 @@ class Registry:
             names = self.names()
             hint = references.suggestion(name, names) if names else " It is empty: run a recipe first."
             raise UsageError(
-                f"the registry {self.root} has no artifact named {name!r}.{self._quarantine_hint(name) or hint}"
+                f"the registry {self.root} has no artifact named {name!r}.{_set_aside(self, name) or hint}"
             )
         if selector == references.LATEST:
             return name, versions[-1]
@@ -171,14 +171,9 @@ class Registry:
             gone = f" (which stands for {version})" if alias else ""
             hint = references.suggestion(selector, [*self.aliases(name), references.LATEST, *reversed(versions)])
             raise UsageError(
-                f"{name!r} in the registry {self.root} has no {selector!r}{gone}.{self._quarantine_hint(name)}{hint}"
+                f"{name!r} in the registry {self.root} has no {selector!r}{gone}.{_set_aside(self, name)}{hint}"
             )
         return name, version
-
-    def _quarantine_hint(self, name: str) -> str:
-        damaged = sorted(self.quarantined(name), key=references.number)
-        place = self.root / "quarantine" / name
-        return f" Damaged, and moved to {place}: {', '.join(damaged)}." if damaged else ""
 
     def find(self, name: str, fingerprint: str) -> Artifact | None:
         """The newest artifact that a stage of this fingerprint made, which spares running it again; `check` it first.
@@ -361,3 +356,10 @@ class Registry:
 
 def _described(problems: list[Problem]) -> str:
     return f"damaged artifact: {'; '.join(map(str, problems))}."
+
+
+def _set_aside(registry: Registry, name: str) -> str:
+    """A sentence on the versions of a name that are in quarantine, for whoever misses one."""
+    damaged = sorted(registry.quarantined(name), key=references.number)
+    place = registry.root / "quarantine" / name
+    return f" Damaged, and moved to {place}: {', '.join(damaged)}." if damaged else ""
