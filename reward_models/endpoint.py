@@ -15,7 +15,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from reward_models.base import RewardError
@@ -50,7 +50,7 @@ class Endpoint:
             allow_remote: texts may leave this machine.
             connect_timeout: seconds until the server must have accepted a connection.
             read_timeout: seconds that it may stay silent.
-            timeout: seconds that one request may take altogether.
+            timeout: seconds that one request may take altogether; the system ends a look-up of the host's name.
             retries: repetitions of a request that failed for a reason that may pass.
             key: name of the environment variable that holds a key, not the key itself. It is sent as a bearer token,
                 is part of no message, and leaves this machine over https alone.
@@ -113,23 +113,20 @@ class Endpoint:
 
     def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        started, overdue = time.monotonic(), threading.Event()
         connection = make(self._host, self._port, timeout=min(self._connect_timeout, self._timeout))
-        # Each read has a timeout of its own; a server that trickles bytes is cut off by the timer.
-        overdue = threading.Event()
-        timer = threading.Timer(self._timeout, _cut, (connection, overdue))
-        timer.daemon = True
-        timer.start()
         try:
             connection.connect()
-            connection.sock.settimeout(self._read_timeout)
-            connection.request("POST", path, body, headers)
-            answer = connection.getresponse()
-            content = answer.read(LARGEST_ANSWER + 1)
+            # Each read has a timeout of its own; a server that trickles bytes is cut off by the timer.
+            with _cut_off(connection.sock, self._timeout - (time.monotonic() - started), overdue):
+                connection.sock.settimeout(self._read_timeout)
+                connection.request("POST", path, body, headers)
+                answer = connection.getresponse()
+                content = answer.read(LARGEST_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
             why = f"no answer within {self._timeout:g} s" if overdue.is_set() else f"{type(error).__name__}: {error}"
             raise _TryAgainError(why) from error
         finally:
-            timer.cancel()
             connection.close()
         if overdue.is_set():
             raise _TryAgainError(f"no answer within {self._timeout:g} s")
@@ -170,11 +167,23 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _cut(connection: http.client.HTTPConnection, overdue: threading.Event) -> None:
-    overdue.set()
-    if connection.sock is not None:
+@contextlib.contextmanager
+def _cut_off(sock: socket.socket, seconds: float, overdue: threading.Event) -> Iterator[None]:
+    """Shut the connection down after so many seconds. The socket itself: `http.client` forgets it with the headers."""
+
+    def cut() -> None:
+        overdue.set()
         with contextlib.suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            # That of a TLS socket would drop the encryption first, under whoever is sending.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, seconds), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _secret(address: str, variable: str | None) -> str | None:

@@ -79,7 +79,14 @@ def test_a_slow_server_and_a_trickling_one_are_cut_off(serve):
             handler.wfile.flush()
             time.sleep(0.02)
 
-    for behave in (lambda h, a, n: time.sleep(0.6), trickle):
+    def trickle_the_body(handler, asked, number):
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n")
+        for _ in range(100):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.02)
+
+    for behave in (lambda h, a, n: time.sleep(0.6), trickle, trickle_the_body):
         address, _ = serve(behave)
         started = time.monotonic()
         with pytest.raises(RewardError, match=r"without an answer: .*(no answer within 0\.3 s|timed out)"):
