@@ -88,6 +88,9 @@ class CheckedModel:
         for start in range(0, len(responses), self.batch_size or len(responses) or 1):
             some = slice(start, start + (self.batch_size or len(responses)))
             scores += self._scored(prompts[some], responses[some], references[some] if references else None)
+        for part, values in self._components.items():
+            if len(values) != len(scores):
+                raise RewardError(f"{self._part(part)} has {len(values)} numbers for {len(scores)} responses")
         return scores
 
     def describe(self) -> dict[str, Any]:
@@ -118,30 +121,19 @@ class CheckedModel:
         arguments = (prompts, responses, references) if self._takes_references else (prompts, responses)
         try:
             scores = self._score(*arguments)
+            components = dict(getattr(self._model, "components", dict)())
         except RewardError:
             raise
         except Exception as error:
             raise RewardError(f"reward model {self.name} failed: {type(error).__name__}: {error}") from error
-        components: Mapping[str, Sequence[float]] = getattr(self._model, "components", dict)()
+        finite = _validated(scores, len(responses), f"reward model {self.name}")
         for part, values in components.items():
-            self._components.setdefault(part, []).extend(values)
-        return self._validated(scores, len(responses))
+            said = _validated(values, len(responses), self._part(part))
+            self._components.setdefault(part, []).extend(said)
+        return finite
 
-    def _validated(self, scores: Any, expected: int) -> list[float]:
-        if hasattr(scores, "tolist"):  # an array or tensor
-            scores = scores.tolist()
-        if isinstance(scores, str | bytes | Mapping) or not isinstance(scores, Sequence):
-            raise RewardError(
-                f"reward model {self.name} must return a list of {expected} numbers, not {_shown(scores)}"
-            )
-        if len(scores) != expected:
-            raise RewardError(f"reward model {self.name} returned {len(scores)} scores for {expected} responses")
-        for index, value in enumerate(scores):
-            if not is_number(value):
-                raise RewardError(
-                    f"reward model {self.name}: score {index} of {expected} is {_shown(value)}, not a finite number"
-                )
-        return [float(value) for value in scores]
+    def _part(self, name: str) -> str:
+        return f"component {name} of reward model {self.name}"
 
 
 def checked(
@@ -163,6 +155,19 @@ def is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond all floats
         return False
+
+
+def _validated(scores: Any, expected: int, whose: str) -> list[float]:
+    if hasattr(scores, "tolist"):  # an array or tensor
+        scores = scores.tolist()
+    if isinstance(scores, str | bytes | Mapping) or not isinstance(scores, Sequence):
+        raise RewardError(f"{whose} must return a list of {expected} numbers, not {_shown(scores)}")
+    if len(scores) != expected:
+        raise RewardError(f"{whose} returned {len(scores)} scores for {expected} responses")
+    for index, value in enumerate(scores):
+        if not is_number(value):
+            raise RewardError(f"{whose}: score {index} of {expected} is {_shown(value)}, not a finite number")
+    return [float(value) for value in scores]
 
 
 def _takes_references(score: Callable[..., Any]) -> bool:

@@ -121,9 +121,10 @@ class Batcher:
     async def _answer(self, batch: list[_Waiting]) -> None:
         try:
             scores = await self._scored([item for one in batch for item in one.items])
-        except RewardError as error:
+        except Exception as error:  # of whatever kind: a worker that it ends would leave everybody waiting
             if len(batch) == 1:
-                _settle(batch[0], error)
+                failed = RewardError(f"reward model {self._model.name} failed: {type(error).__name__}: {error}")
+                _settle(batch[0], error if isinstance(error, RewardError) else failed)
             else:  # Whose items they are that the model fails on, only single calls tell.
                 for one in batch:
                     await self._answer([one])
@@ -151,12 +152,16 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
     batcher = Batcher(model, limits.waiting)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        worker = asyncio.create_task(batcher.run())
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        worker = app.state.worker = asyncio.create_task(batcher.run())
         yield
         worker.cancel()
         with suppress(asyncio.CancelledError):
             await worker
+
+    def alive() -> None:
+        if app.state.worker.done():
+            raise HTTPException(503, "what asks the model has ended: start the server again")
 
     def authorised(request: Request) -> None:
         expected, given = f"Bearer {token}".encode(), request.headers.get("authorization", "").encode()
@@ -165,7 +170,7 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
 
     app = FastAPI(title=model.name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/health")
+    @app.get("/health", dependencies=[Depends(alive)])
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
@@ -173,7 +178,7 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
     async def describe() -> dict[str, Any]:
         return model.describe()
 
-    @app.post("/score", dependencies=[Depends(authorised)], response_class=JSONResponse)
+    @app.post("/score", dependencies=[Depends(authorised), Depends(alive)], response_class=JSONResponse)
     async def score(question: Question) -> JSONResponse:
         if len(question.items) > limits.items:
             raise HTTPException(413, f"{len(question.items)} items, and at most {limits.items} are taken at once")

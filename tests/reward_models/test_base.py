@@ -134,3 +134,37 @@ def test_the_digest_follows_the_settings():
         return reward_models.load("rules", length={"target": target}).describe()["digest"]
 
     assert digest(3) == digest(3) != digest(4)
+
+
+class Parted:
+    """Scores well, and says this of its parts."""
+
+    name = "parted"
+
+    def __init__(self, say, batch_size=None):
+        self.components, self.batch_size = say, batch_size
+
+    def score(self, prompts, responses, references=None):
+        return [1.0] * len(responses)
+
+
+@pytest.mark.parametrize(
+    ("say", "message"),
+    [
+        (lambda: {"half": [1.0, math.nan]}, "component half of reward model parted: score 1 of 2 is nan"),
+        (lambda: {"half": [1.0]}, "component half of reward model parted returned 1 scores for 2 responses"),
+        (lambda: {"half": None}, "component half of reward model parted must return a list of 2 numbers, not None"),
+        (lambda: None, "reward model parted failed: TypeError"),
+        (lambda: {}["lost"], "reward model parted failed: KeyError: 'lost'"),
+    ],
+)
+def test_parts_are_checked_as_scores_are(say, message):
+    with pytest.raises(RewardError) as caught:
+        checked(Parted(say)).score(["p", "p"], ["a", "b"])
+    assert message in str(caught.value)
+
+
+def test_a_part_stands_beside_every_score():
+    said = iter([{"half": [1.0]}, {}])
+    with pytest.raises(RewardError, match="component half of reward model parted has 1 numbers for 2 responses"):
+        checked(Parted(lambda: next(said), batch_size=1)).score(["p", "p"], ["a", "b"])

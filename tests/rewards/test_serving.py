@@ -176,12 +176,14 @@ class Slow:
         self.go.wait(10)
         if "broken" in responses:
             raise RewardError("broken")
+        if "cursed" in responses:
+            raise ArithmeticError("cursed")
         return [float(len(text)) for text in responses]
 
 
 def test_what_comes_in_while_the_model_is_busy_is_one_batch() -> None:
     async def scenario() -> list[Any]:
-        batcher = serving.Batcher(reward_models.checked(model), 9)
+        batcher = serving.Batcher(model, 10)  # not `checked`, so that other errors come out of it as well
         worker = asyncio.create_task(batcher.run())
 
         def asked(*texts: str) -> asyncio.Task[list[float]]:
@@ -191,16 +193,34 @@ def test_what_comes_in_while_the_model_is_busy_is_one_batch() -> None:
         first = asked("a")
         while not model.sizes:
             await asyncio.sleep(0.01)
-        others = [asked("bb", "ccc"), asked("dddd"), asked("broken"), asked(*"too many")]
+        others = [asked("bb", "ccc"), asked("dddd"), asked("broken"), asked("cursed"), asked(*"too many")]
         await asyncio.sleep(0.05)
         model.go.set()
-        found = await asyncio.gather(first, *others, return_exceptions=True)
+        found = await asyncio.wait_for(asyncio.gather(first, *others, return_exceptions=True), 5)
+        assert await asyncio.wait_for(asked("then"), 5) == [4.0]
         worker.cancel()
         return found
 
     model = Slow()
-    first, second, third, broken, refused = asyncio.run(scenario())
+    first, second, third, broken, cursed, refused = asyncio.run(scenario())
     assert (first, second, third) == ([1.0], [2.0, 3.0], [4.0])
     assert isinstance(broken, RewardError)  # and only the one who asked for it
+    assert isinstance(cursed, RewardError)
+    assert str(cursed) == "reward model slow failed: ArithmeticError: cursed"
     assert isinstance(refused, asyncio.QueueFull)
-    assert model.sizes == [1, 4, 2, 1, 1]
+    assert model.sizes == [1, 5, 2, 1, 1, 1, 1]
+
+
+def test_a_server_whose_worker_has_ended_says_so() -> None:
+    from fastapi.testclient import TestClient
+
+    app = serving.application(reward_models.load("rewards_for_tests:length"))
+    with TestClient(app) as client:
+        assert client.get("/health").json() == {"status": "ok"}
+        app.state.worker.cancel()
+        for _ in range(50):
+            if client.get("/health").status_code != 200:
+                break
+        for answer in (client.get("/health"), client.post("/score", json=question("abc"))):
+            assert answer.status_code == 503
+            assert answer.json() == {"detail": "what asks the model has ended: start the server again"}
