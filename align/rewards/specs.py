@@ -76,12 +76,18 @@ def _artifact(place: str, registry: Registry) -> Path | None:
     """The files of the artifact that `place` refers to; None where it is no artifact."""
     reference = parse_reference(place)
     if reference.kind == "registry":
-        return registry.resolve(f"{reference.name}@{reference.version or 'latest'}").path
+        return _verified(f"{reference.name}@{reference.version or 'latest'}", registry)
     if reference.kind == "stage" and place not in builtin_rewards() and not Path(place).expanduser().is_dir():
         if "/" in place:
             raise UsageError(f"there is no directory {place}; a model of the Hugging Face Hub is written hub:{place}")
-        return registry.resolve(place).path
+        return _verified(place, registry)
     return None
+
+
+def _verified(reference: str, registry: Registry) -> Path:
+    artifact = registry.resolve(reference)
+    registry.check(artifact)
+    return artifact.path
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from align.cli import app
 from align.errors import UsageError
 from align.registry import Registry
 from align.rewards import specs
@@ -64,6 +66,19 @@ def test_what_is_no_model_is_said(registry: Registry, text: str, message: str) -
     with pytest.raises(UsageError) as caught:
         specs.load(text, registry)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["toxicity", "registry:toxicity@v1", "{combine: minimum, of: [toxicity]}"])
+def test_a_damaged_artifact_is_refused_before_it_scores(registry: Registry, text: str) -> None:
+    weights = registry.resolve("toxicity").path / "model.safetensors"
+    weights.chmod(0o644)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # as many bytes as before
+    weights.write_bytes(content)
+    command = ["reward", "score", text, "--registry", str(registry.root)]
+    result = CliRunner().invoke(app, command, input="w4 w5\n")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "model.safetensors" in result.stderr
 
 
 def test_what_is_available(registry: Registry) -> None:
