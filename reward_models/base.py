@@ -62,8 +62,7 @@ class CheckedModel:
                 "or must itself be such a function"
             )
         self._model = model
-        self._score = score
-        self._takes_references = _takes_references(score)
+        self._score = _taking_references(score)
         self._components: dict[str, list[float]] = {}
         self.name = str(name or getattr(model, "name", None) or getattr(model, "__name__", type(model).__name__))
         self.batch_size: int | None = getattr(model, "batch_size", None)
@@ -118,9 +117,8 @@ class CheckedModel:
     def _scored(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None
     ) -> list[float]:
-        arguments = (prompts, responses, references) if self._takes_references else (prompts, responses)
         try:
-            scores = self._score(*arguments)
+            scores = self._score(prompts, responses, references)
             components = dict(getattr(self._model, "components", dict)())
         except RewardError:
             raise
@@ -170,14 +168,19 @@ def _validated(scores: Any, expected: int, whose: str) -> list[float]:
     return [float(value) for value in scores]
 
 
-def _takes_references(score: Callable[..., Any]) -> bool:
+def _taking_references(score: Scorer) -> Scorer:
+    """`score`, given references too: by their name, or as the third argument, or not at all."""
     try:
-        inspect.signature(score).bind([], [], None)
+        signature = inspect.signature(score)
+        named = signature.parameters.get("references")
+        if named and named.kind is not named.POSITIONAL_ONLY:
+            return lambda prompts, responses, references: score(prompts, responses, references=references)
+        signature.bind([], [], None)
     except TypeError:
-        return False
+        return lambda prompts, responses, references: score(prompts, responses)
     except ValueError:  # written in C, without a signature
-        return True
-    return True
+        pass
+    return score
 
 
 def _shown(value: Any) -> str:

@@ -93,7 +93,7 @@ def texts(
 
 
 def pairs(rows: Sequence[Row], place: str, prompt: str | None = None) -> Pairs:
-    """The columns `chosen` and `rejected`; rows without both are left out.
+    """The columns `chosen` and `rejected`, without the space around them; rows without both are left out.
 
     Raises:
         UsageError: a pair whose two responses are equal.
@@ -105,7 +105,8 @@ def pairs(rows: Sequence[Row], place: str, prompt: str | None = None) -> Pairs:
         better, worse = templates.render("{chosen}", row), templates.render("{rejected}", row)
         if better is None or worse is None:
             continue
-        if better.strip() == worse.strip():
+        better, worse = better.strip(), worse.strip()  # as a model of preferences is trained, and as responses come
+        if better == worse:
             raise UsageError(f"{place}: in row {number} chosen and rejected are equal: nothing is preferred; remove it")
         kept.append(row)
         chosen.append(better)

@@ -50,6 +50,24 @@ def test_a_function_without_references_is_not_given_any():
     assert checked(lambda prompts, responses: [1] * len(responses)).score(["p"], ["r"], ["s"]) == [1.0]
 
 
+def test_references_reach_the_parameter_of_their_name():
+    def keyword_only(prompts, responses, *, references=None):
+        return [float(reference == "s") for reference in references or "-"]
+
+    def further_on(prompts, responses, scale=2.0, references=None):
+        return [scale * (reference == "s") for reference in references or "-"]
+
+    def third(prompts, responses, truths):
+        return [float(truth == "s") for truth in truths]
+
+    def by_place(prompts, responses, references=None, /):
+        return third(prompts, responses, references)
+
+    for scorer, expected in ((keyword_only, 1.0), (further_on, 2.0), (third, 1.0), (by_place, 1.0)):
+        assert checked(scorer).score(["p"], ["r"], ["s"]) == [expected]
+    assert checked(keyword_only).score(["p"], ["r"]) == [0.0]
+
+
 def test_arrays_are_numbers_too():
     numpy = pytest.importorskip("numpy")
     assert checked(lambda p, r: numpy.ones(len(r), dtype=numpy.float32)).score(["p"], ["r"]) == [1.0]
