@@ -104,12 +104,16 @@ class Endpoint:
                 if attempt < self._retries:
                     time.sleep(_FIRST_PAUSE * 2**attempt)
         tries = "once" if self._retries == 0 else f"{self._retries + 1} times"
-        raise RewardError(f"reward model {self.address}: asked {tries}, without an answer: {problem}")
+        why = self._without_key(str(problem))
+        raise RewardError(f"reward model {self.address}: asked {tries}, without an answer: {why}")
 
     def shown(self, content: bytes, most: int = 80) -> str:
-        """The beginning of an answer, for messages: a server may repeat the key that it was given."""
-        text = content.decode(errors="replace")
-        return repr((text.replace(self._secret, "…") if self._secret else text)[:most])
+        """The beginning of an answer, for messages, without the key."""
+        return repr(self._without_key(content.decode(errors="replace"))[:most])
+
+    def _without_key(self, text: str) -> str:
+        """What a server says may repeat the key that it was given."""
+        return text.replace(self._secret, "…") if self._secret else text
 
     def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
@@ -133,13 +137,15 @@ class Endpoint:
         if answer.status == 429 or answer.status >= 500:
             raise _TryAgainError(f"status {answer.status} {answer.reason}")
         if 300 <= answer.status < 400:
+            place = self._without_key(str(answer.getheader("Location")))
             raise RewardError(
-                f"reward model {self.address} redirects to {answer.getheader('Location')!r}, and redirects are not "
-                "followed: give the address that it really has"
+                f"reward model {self.address} redirects to {place!r}, and redirects are not followed: give the address "
+                "that it really has"
             )
         if answer.status != 200:
+            reason = self._without_key(answer.reason)
             raise RewardError(
-                f"reward model {self.address} answered {answer.status} {answer.reason}: {self.shown(content, 200)}"
+                f"reward model {self.address} answered {answer.status} {reason}: {self.shown(content, 200)}"
             )
         if len(content) > LARGEST_ANSWER:
             raise RewardError(f"reward model {self.address}: its answer is larger than {LARGEST_ANSWER} bytes")
@@ -196,4 +202,10 @@ def _secret(address: str, variable: str | None) -> str | None:
         )
     if not os.environ.get(variable):
         raise RewardError(f"reward model {address}: the environment variable {variable}, which `key` names, is not set")
-    return os.environ[variable].strip()
+    secret = os.environ[variable].strip()
+    if not (secret and secret.isascii() and secret.isprintable()):
+        raise RewardError(
+            f"reward model {address}: the environment variable {variable}, which `key` names, must hold one line of "
+            "ASCII and nothing else"
+        )
+    return secret
