@@ -23,10 +23,17 @@ from reward_models.base import RewardError
 LARGEST_ANSWER = 8 * 2**20
 _FIRST_PAUSE = 0.2
 """Seconds before the first repetition; each further one waits twice as long."""
+_LONGEST_PAUSE = 30.0
+"""Seconds that a server may ask to wait."""
 
 
 class _TryAgainError(Exception):
     """Something that may pass: a busy server, a broken connection."""
+
+    def __init__(self, why: str, after: str | None = None) -> None:
+        """With the server's `Retry-After`: seconds are heeded, a date is not."""
+        super().__init__(why)
+        self.after = min(float(after), _LONGEST_PAUSE) if after and after.isdecimal() else 0.0
 
 
 class Endpoint:
@@ -40,7 +47,7 @@ class Endpoint:
         connect_timeout: float = 5.0,
         read_timeout: float = 60.0,
         timeout: float = 120.0,
-        retries: int = 3,
+        retries: int = 5,
         key: str | None = None,
     ) -> None:
         """Nothing is sent yet.
@@ -51,7 +58,8 @@ class Endpoint:
             connect_timeout: seconds until the server must have accepted a connection.
             read_timeout: seconds that it may stay silent.
             timeout: seconds that one request may take altogether; the system ends a look-up of the host's name.
-            retries: repetitions of a request that failed for a reason that may pass.
+            retries: repetitions of a request that failed for a reason that may pass; after 0.2 s, 0.4 s and so on, or
+                when the server says, but within half a minute.
             key: name of the environment variable that holds a key, not the key itself. It is sent as a bearer token,
                 is part of no message, and leaves this machine over https alone.
         """
@@ -102,7 +110,7 @@ class Endpoint:
             except _TryAgainError as error:
                 problem = error
                 if attempt < self._retries:
-                    time.sleep(_FIRST_PAUSE * 2**attempt)
+                    time.sleep(max(error.after, _FIRST_PAUSE * 2**attempt))
         tries = "once" if self._retries == 0 else f"{self._retries + 1} times"
         why = self._without_key(str(problem))
         raise RewardError(f"reward model {self.address}: asked {tries}, without an answer: {why}")
@@ -135,7 +143,7 @@ class Endpoint:
         if overdue.is_set():
             raise _TryAgainError(f"no answer within {self._timeout:g} s")
         if answer.status == 429 or answer.status >= 500:
-            raise _TryAgainError(f"status {answer.status} {answer.reason}")
+            raise _TryAgainError(f"status {answer.status} {answer.reason}", answer.getheader("Retry-After"))
         if 300 <= answer.status < 400:
             place = self._without_key(str(answer.getheader("Location")))
             raise RewardError(
