@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -111,16 +112,19 @@ def test_a_port_in_use_is_said() -> None:
 @pytest.fixture
 def small() -> Iterator[str]:
     """The address of a server with narrow limits, in this process."""
-    import uvicorn
+    limits = serving.Limits(body_bytes=2000, items=3, waiting=4, seconds_to_send=0.5, connections=3)
+    with running("rewards_for_tests:nan", None, limits) as address:
+        yield address
 
-    limits = serving.Limits(body_bytes=2000, items=3, waiting=4, seconds_to_send=0.5)
-    app = serving.application(reward_models.load("rewards_for_tests:nan"), limits=limits)
+
+@contextmanager
+def running(model: str, token: str | None, limits: serving.Limits) -> Iterator[str]:
     sock = serving._bound("127.0.0.1", 0, None)
-    running = uvicorn.Server(uvicorn.Config(app, log_config=None))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [sock]}, daemon=True)
+    server = serving._server(reward_models.load(model), token, limits)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-    running.should_exit = True
+    server.should_exit = True
     thread.join(10)
 
 
@@ -150,12 +154,34 @@ def test_mixed_references_and_unknown_paths(small: str) -> None:
     assert ask(small, "/score", {"request": "r", "items": []}) == (200, {"request": "r", "scores": []})
 
 
-def test_a_request_that_never_arrives_is_cut_off(small: str) -> None:
-    connection = http.client.HTTPConnection(small.removeprefix("http://"), timeout=20)
-    connection.putrequest("POST", "/score")
+def begun(address: str, path: str = "/score") -> http.client.HTTPConnection:
+    """A request whose body does not come."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    connection.putrequest("POST", path)
     connection.putheader("Content-Length", "100")
     connection.endheaders(b"{")
-    assert connection.getresponse().status == 408
+    return connection
+
+
+def test_a_request_that_never_arrives_is_cut_off(small: str) -> None:
+    assert begun(small).getresponse().status == 408
+
+
+def test_without_the_token_no_body_is_read() -> None:
+    with running("rewards_for_tests:length", TOKEN, serving.Limits(seconds_to_send=5)) as address:
+        started = time.monotonic()
+        assert begun(address).getresponse().status == 401
+        assert begun(address, "/health").getresponse().status == 405
+        assert time.monotonic() - started < 2
+        assert ask(address, "/docs")[0] == 401
+
+
+def test_only_so_many_are_served_at_once(small: str) -> None:
+    held = [begun(small) for _ in range(4)]
+    assert 503 in [connection.getresponse().status for connection in held]
+    for connection in held:
+        connection.close()
+    assert reward_models.load(small).score([""], ["fine"]) == [1.0]
 
 
 def test_what_the_model_refuses_stops_the_client_with_its_name(small: str) -> None:
