@@ -11,6 +11,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+DECLARATION = "reward_model.json"
+"""The file beside a model's weights that says what its number means."""
+
 
 class RewardError(ValueError):
     """A reward model cannot be loaded, or broke its contract. The message names it and says what to do."""

@@ -25,12 +25,11 @@ import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file, logging
 
-from reward_models.base import RewardError
+from reward_models.base import DECLARATION, RewardError
 
 Transform = Literal["logit", "log_odds", "probability", "log_probability"]
 Input = Literal["response", "prompt_and_response", "chat"]
 
-DECLARATION = "reward_model.json"
 _DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos", "moments", "probes")
 _DEFAULT_MAX_LENGTH = 512
 _BATCH_TOKENS = {"cpu": 1_024}

@@ -18,7 +18,9 @@ def by_length(prompts, responses, references=None):
 
 def test_the_public_names():
     assert sorted(reward_models.__all__) == [
+        "BUILTIN",
         "CheckedModel",
+        "DECLARATION",
         "RewardError",
         "RewardModel",
         "Spec",
@@ -26,6 +28,7 @@ def test_the_public_names():
         "checked",
         "load",
         "located",
+        "plugins",
     ]
 
 

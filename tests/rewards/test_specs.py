@@ -81,6 +81,14 @@ def test_a_damaged_artifact_is_refused_before_it_scores(registry: Registry, text
     assert "model.safetensors" in result.stderr
 
 
-def test_what_is_available(registry: Registry) -> None:
+def test_what_is_available(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    information = tmp_path / "some_rewards-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: some-rewards\nVersion: 1.0\n")
+    offered = "polite = rewards_for_tests:Polite\nrules = rewards_for_tests:length\n"
+    (information / "entry_points.txt").write_text(f"[align.reward_models]\n{offered}")
+    monkeypatch.syspath_prepend(str(tmp_path))
     found = {(one.name, one.source) for one in specs.available(registry)}
-    assert {("rules", "built-in"), ("toxicity@v1", "artifact")} <= found
+    assert {("rules", "built-in"), ("polite", "plugin"), ("toxicity@v1", "artifact")} <= found
+    assert ("rules", "plugin") not in found  # what is built in is meant
+    assert specs.load("polite", registry).name == "polite"
