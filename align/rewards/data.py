@@ -93,7 +93,7 @@ def texts(
 
 
 def pairs(rows: Sequence[Row], place: str, prompt: str | None = None) -> Pairs:
-    """The columns `chosen` and `rejected`, without the space around them; rows without both are left out.
+    """The columns `chosen` and `rejected`; rows without both are left out.
 
     Raises:
         UsageError: a pair whose two responses are equal.
