@@ -36,8 +36,6 @@ from align.stages.responses import Responses, load_subject
 from align.tracking import Tracker
 from align.workspace import Inputs, Interval, Metrics, Workspace
 
-DECLARATION = "reward_model.json"
-
 
 def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
     """Train the classifier and measure it on held-out rows.
@@ -158,4 +156,4 @@ def _moments(
 
 
 def _declare(output: Path, declaration: dict[str, Any]) -> None:
-    (output / DECLARATION).write_text(json.dumps(declaration, indent=2) + "\n", encoding="utf-8")
+    (output / reward_models.DECLARATION).write_text(json.dumps(declaration, indent=2) + "\n", encoding="utf-8")

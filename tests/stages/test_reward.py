@@ -383,6 +383,8 @@ def test_rewards_of_the_policy_have_mean_0_and_variance_1(
     scores = torch.tensor(reward_models.load(str(tmp_path / "output")).score(texts, answers))
     assert scores.mean().item() == pytest.approx(0, abs=1e-5)
     assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    same = reward_models.load(str(tmp_path / "output"), label="Preferred", transform="log_odds", sign=1)
+    assert same.score(texts, answers) == pytest.approx(scores.tolist(), abs=1e-5)
     raw = reward_models.load(str(tmp_path / "output"), transform="probability").score(texts, answers)
     assert all(0 < one < 1 for one in raw)  # Read in another way, the moments are not its own.
 
