@@ -49,20 +49,20 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=HERE.parent / "docs" / "images" / "overoptimization.png")
     args = parser.parse_args()
     runs: dict[str, dict[int, Evaluations]] = {condition: {} for condition in CONDITIONS}
-    proxies: dict[int, dict[int, Path]] = {labels: {} for labels in BUDGETS}
+    steered: dict[str, dict[int, dict[str, Any]]] = {condition: {} for condition in CONDITIONS}
     for seed in args.seeds:
         for labels in BUDGETS:
             stages = sorted({stage for stage, budget in CONDITIONS.values() if budget == labels})
             made = run(args.registry, seed, labels, stages)
-            proxies[labels][seed] = made["proxy"]
             for condition, (stage, budget) in CONDITIONS.items():
                 if budget == labels:
                     lines = (made[stage] / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
                     runs[condition][seed] = [json.loads(line) for line in lines]
+                    steered[condition][seed] = reward_of(stage, made)
             sft = made["sft"]
     if args.only_run:
         return
-    drawn = best_of_n(sft, {labels: proxies[labels] for labels in BUDGETS})
+    drawn = best_of_n(sft, steered)
     found = {
         "seeds": args.seeds,
         "ppo": {condition: summary(list(of_seed.values())) for condition, of_seed in runs.items()},
@@ -94,6 +94,15 @@ def run(registry: Path, seed: int, labels: int, stages: Sequence[str]) -> dict[s
         stage: registry / "artifacts" / name / version / "files"
         for stage, (name, version) in ((stage, reference.split("@")) for stage, reference in references.items())
     }
+
+
+def reward_of(stage: str, made: Mapping[str, Path]) -> dict[str, Any]:
+    """What steered that policy, as `reward_models.load` reads it."""
+    members = [{"model": str(made["proxy"]), "input": "prompt_and_response"}]
+    if stage == "ppo":
+        return members[0]
+    members += [{"model": str(made[name]), "input": "prompt_and_response"} for name in ("proxy_2", "proxy_3")]
+    return {"combine": stage.removeprefix("ppo_"), "of": members}
 
 
 def summary(runs: Sequence[Evaluations]) -> dict[str, Any]:
@@ -146,8 +155,9 @@ def differences(runs: Mapping[str, Mapping[int, Evaluations]]) -> dict[str, dict
     }
 
 
-def best_of_n(sft: Path, proxies: Mapping[int, Mapping[int, Path]]) -> dict[str, Any]:
-    """What the best of n responses by each proxy gains by the gold scorer: means over prompts, then over seeds."""
+def best_of_n(sft: Path, proxies: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, Any]:
+    """What the best of n responses by each condition's proxy gains by the gold scorer: means over prompts, then over
+    seeds."""
     import reward_models
     from align.configs.base import GenerationSettings
     from align.data.dialogues import generate
@@ -168,16 +178,15 @@ def best_of_n(sft: Path, proxies: Mapping[int, Mapping[int, Path]]) -> dict[str,
     gold_model = reward_models.load({"combine": "weighted_sum", "of": [{"model": "overlap"}, judge]})
     gold = gold_model.score(prompts, responses, references)
     found: dict[str, Any] = {"n": list(GROUPS), "kl": [kl_of_best_of(n) for n in GROUPS]}
-    for labels, of_seed in proxies.items():
+    for condition, of_seed in proxies.items():
         columns: dict[str, list[list[float]]] = {"proxy": [], "gold": []}
-        for directory in of_seed.values():
-            proxy = reward_models.load({"model": str(directory), "input": "prompt_and_response"})
-            chosen_by = proxy.score(prompts, responses)
+        for spec in of_seed.values():
+            chosen_by = reward_models.load(spec).score(prompts, responses)
             groups = [slice(start, start + size) for start in range(0, len(prompts), size)]
             for name, scores in (("proxy", chosen_by), ("gold", gold)):
                 means = [statistics.fmean(best_of(n, chosen_by[one], scores[one]) for one in groups) for n in GROUPS]
                 columns[name].append([mean - means[0] for mean in means])
-        found[str(labels)] = {
+        found[condition] = {
             name: [interval(values) for values in zip(*of_seeds, strict=True)] for name, of_seeds in columns.items()
         }
     return found
@@ -189,9 +198,9 @@ def draw(runs: Mapping[str, Mapping[int, Evaluations]], drawn: Mapping[str, Any]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 7), layout="constrained")
+    figure = Figure(figsize=(15, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(2, 3, sharex="col")
+    grid = figure.subplots(2, 4, sharex="col")
     budgets = [f"{labels} labels" for labels in BUDGETS]
     ensembles = [condition for condition, (_, labels) in CONDITIONS.items() if labels == FEWEST]
     for row, score in zip(grid, ("gold", "proxy"), strict=True):
@@ -203,13 +212,17 @@ def draw(runs: Mapping[str, Mapping[int, Evaluations]], drawn: Mapping[str, Any]
                 evaluations = [(one, gain) for run in runs[condition].values() for one, gain in _paired(run, score)]
                 _curve(axes, "rl", *zip(*evaluations, strict=True), f"C{colour}", condition)
             axes.set_title(title if score == "gold" else "")
-        for colour, labels in enumerate(BUDGETS):
-            distances = [math.sqrt(kl) for kl in drawn["kl"]]
-            means = [one["mean"] for one in drawn[str(labels)][score]]
-            errors = [one["high"] - one["mean"] for one in drawn[str(labels)][score]]
-            row[2].errorbar(distances, means, yerr=errors, fmt="none", color=f"C{colour}", capsize=3)
-            _curve(row[2], "best_of_n", distances, means, f"C{colour}", f"{labels} labels")
-        row[2].set_title("best of n" if score == "gold" else "")
+        for axes, title, conditions in (
+            (row[2], "best of n: more labels", budgets),
+            (row[3], f"best of n: ensembles of {FEWEST} labels", ensembles),
+        ):
+            for colour, condition in enumerate(conditions):
+                distances = [math.sqrt(kl) for kl in drawn["kl"]]
+                means = [one["mean"] for one in drawn[condition][score]]
+                errors = [one["high"] - one["mean"] for one in drawn[condition][score]]
+                axes.errorbar(distances, means, yerr=errors, fmt="none", color=f"C{colour}", capsize=3)
+                _curve(axes, "best_of_n", distances, means, f"C{colour}", condition)
+            axes.set_title(title if score == "gold" else "")
         row[0].set_ylabel(f"gain in {score} score")
     for axes in grid.flat:
         axes.axhline(0, color="grey", linewidth=0.5)
@@ -255,8 +268,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines += ["", "| best of | " + " | ".join(map(str, drawn["n"])) + " |", "| --- |" + " --- |" * len(drawn["n"])]
     lines += ["| KL | " + " | ".join(f"{kl:.2f}" for kl in drawn["kl"]) + " |"]
     lines += [
-        f"| {labels} labels: {name} | " + " | ".join(_cell(one) for one in drawn[str(labels)][name]) + " |"
-        for labels in BUDGETS
+        f"| {condition}: {name} | " + " | ".join(_cell(one) for one in drawn[condition][name]) + " |"
+        for condition in found["ppo"]
         for name in ("gold", "proxy")
     ]
     return "\n".join(lines)
