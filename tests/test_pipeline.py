@@ -24,7 +24,7 @@ from align.configs.sft import SftConfig
 from align.errors import AlignError, Interrupted, UsageError, VerificationError
 from align.pipeline import Plan, identity
 from align.recipe import load
-from align.registry import Registry, collection
+from align.registry import Registry, collection, files
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
 
@@ -166,6 +166,53 @@ def test_a_changed_base_model_is_noticed(here: Path, stage: FakeStage) -> None:
     align.run("tiny.yaml")
     (here / "model" / "config.json").write_text('{"a": 1}')
     assert set(actions(align.plan("tiny.yaml")).values()) == {"run"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "named"),
+    [
+        ("base", "model/config.json", "model: ./model"),
+        ("sft", "rows.jsonl", "data.0.dataset: rows.jsonl"),
+        ("ppo", "my_reward.py", "reward.model: my_reward:score"),
+        ("ppo", "moments.jsonl", "reward.normalize: moments.jsonl"),
+    ],
+)
+def test_what_changes_while_a_stage_is_at_work_is_not_published(
+    here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch, kind: str, file: str, named: str
+) -> None:
+    """Neither under the fingerprint of what was planned, nor later, when the file is as it was."""
+    monkeypatch.delitem(sys.modules, "my_reward", raising=False)
+    (here / "my_reward.py").write_text(
+        "def score(prompts, responses):\n    return [float(len(r)) for r in responses]\n"
+    )
+    (here / "moments.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "dd"}\n')
+    reward = "stages.ppo.reward={model: my_reward:score, normalize: moments.jsonl}"
+    arguments: dict[str, Any] = {"recipe": "tiny.yaml", "overrides": [reward]}
+    before = (here / file).read_text()
+    stage.at_work = lambda at: at == kind and (here / file).write_text(before + "\n")
+    with pytest.raises(UsageError, match=rf"stages\.{kind}\.{named} has changed since .*\nNothing of stage {kind}"):
+        align.run(**arguments)
+    (here / file).write_text(before)
+    assert actions(align.plan(**arguments))[kind] == "run"
+    assert Registry("registry").versions(kind) == []
+
+
+def test_what_changes_before_a_stage_begins_stops_it_at_once(here: Path, stage: FakeStage) -> None:
+    stage.at_work = lambda kind: kind == "base" and (here / "rows.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"stages\.sft: data file rows\.jsonl does not exist.* this run was planned"):
+        align.run("tiny.yaml", ["sft"])
+    assert stage.ran == ["base"]
+
+
+def test_a_directory_is_hashed_once_for_a_run(here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    sha256 = files.sha256
+    monkeypatch.setattr(files, "SETTLED_NANOSECONDS", -1)
+    monkeypatch.setattr(files, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    (here / "other").mkdir()
+    (here / "other" / "once.json").write_text("{}")
+    align.run("tiny.yaml", ["sft"], overrides=["stages.sft.model=path:./other"])
+    assert hashed.count("once.json") == 1
 
 
 def test_threads_and_device_are_part_of_the_fingerprint(

@@ -10,6 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ PUBLISHABLE = {".safetensors", ".json", ".jsonl", ".csv", ".png", ".txt", ".jinj
 
 READ_ONLY = 0o444
 """The mode of published files."""
+
+SETTLED_NANOSECONDS = 2_000_000_000
+"""The hash of a file changed more recently than this is not remembered: a second change could bear the same time."""
 
 _BINARY = {".safetensors", ".png", ".model"}
 _LONGEST_SAFETENSORS_HEADER = 100_000_000
@@ -39,6 +43,30 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """`sha256`, from memory if this process has hashed the very file before."""
+    known = tuple(same_file(status := path.stat()))
+    if known in _hashes:
+        return _hashes[known]
+    digest = sha256(path)
+    if settled(status):
+        _hashes[known] = digest
+    return digest
+
+
+_hashes: dict[tuple[int, ...], str] = {}
+
+
+def same_file(status: os.stat_result) -> list[int]:
+    """What is equal as long as a file is the same, unchanged: device, inode, size, both times."""
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def settled(status: os.stat_result) -> bool:
+    """Whether the file's last change is so long ago that another one would be seen by its time."""
+    return time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) > SETTLED_NANOSECONDS
 
 
 def refusals(root: Path, private_paths: Iterable[Path]) -> list[str]:

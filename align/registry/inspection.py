@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import stat
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,6 @@ from align.registry import files
 from align.registry.manifest import FileRecord, Manifest
 
 MANIFEST, CHECKSUM, FILES = "manifest.json", "manifest.sha256", "files"
-
-SETTLED_NANOSECONDS = 2_000_000_000
-"""A file changed more recently than this is not remembered as verified: a second change could bear the same time."""
 
 HashOf = Callable[[FileRecord, Path, os.stat_result], str]
 """Of a file that is recorded, below this directory, with this status: its hash."""
@@ -67,12 +63,11 @@ class HashCache:
         """The file's hash, from memory if nothing about the file changed."""
         path = root / record.path
         known = self._known.get(record.path)
-        if known == [*_same_file(status), record.sha256]:
+        if known == [*files.same_file(status), record.sha256]:
             return record.sha256
         digest = files.sha256(path)
-        settled = time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) > SETTLED_NANOSECONDS
-        if settled and _same_file(path.lstat()) == _same_file(status):
-            self._known[record.path] = [*_same_file(status), digest]
+        if files.settled(status) and files.same_file(path.lstat()) == files.same_file(status):
+            self._known[record.path] = [*files.same_file(status), digest]
         return digest
 
     def save(self) -> None:
@@ -80,10 +75,6 @@ class HashCache:
         if self._known != self._loaded:
             with contextlib.suppress(OSError):
                 files.replace(self.path, json.dumps(self._known))
-
-
-def _same_file(status: os.stat_result) -> list[int]:
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -140,7 +140,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_files_are_hashed_once(registry: Registry, version: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(inspection, "SETTLED_NANOSECONDS", -1)
+    monkeypatch.setattr(inspection.files, "SETTLED_NANOSECONDS", -1)
     artifact = registry.resolve("sft@v1")
     assert reads == []
     registry.check(artifact)
