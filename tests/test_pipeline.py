@@ -181,6 +181,7 @@ def test_what_changes_while_a_stage_is_at_work_is_not_published(
     here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch, kind: str, file: str, named: str
 ) -> None:
     """Neither under the fingerprint of what was planned, nor later, when the file is as it was."""
+    monkeypatch.syspath_prepend(here)
     monkeypatch.delitem(sys.modules, "my_reward", raising=False)
     (here / "my_reward.py").write_text(
         "def score(prompts, responses):\n    return [float(len(r)) for r in responses]\n"
@@ -198,7 +199,7 @@ def test_what_changes_while_a_stage_is_at_work_is_not_published(
 
 
 def test_what_changes_before_a_stage_begins_stops_it_at_once(here: Path, stage: FakeStage) -> None:
-    stage.at_work = lambda kind: kind == "base" and (here / "rows.jsonl").unlink()
+    stage.at_work = lambda kind: (here / "rows.jsonl").unlink(missing_ok=True)
     with pytest.raises(UsageError, match=r"stages\.sft: data file rows\.jsonl does not exist.* this run was planned"):
         align.run("tiny.yaml", ["sft"])
     assert stage.ran == ["base"]
@@ -208,7 +209,7 @@ def test_a_directory_is_hashed_once_for_a_run(here: Path, stage: FakeStage, monk
     hashed: list[str] = []
     sha256 = files.sha256
     monkeypatch.setattr(files, "SETTLED_NANOSECONDS", -1)
-    monkeypatch.setattr(files, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    monkeypatch.setattr(files, "sha256", lambda path: [hashed.append(path.name), sha256(path)][1])
     (here / "other").mkdir()
     (here / "other" / "once.json").write_text("{}")
     align.run("tiny.yaml", ["sft"], overrides=["stages.sft.model=path:./other"])
