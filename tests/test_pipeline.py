@@ -392,6 +392,19 @@ def test_a_damaged_artifact_is_never_used(here: Path, stage: FakeStage) -> None:
     assert align.run("tiny.yaml")["sft"].reference == "sft@v2"  # the damaged one lies in quarantine
 
 
+def test_a_damaged_manifest_is_moved_aside_by_a_run_and_not_by_looking(here: Path, stage: FakeStage) -> None:
+    manifest = align.run("tiny.yaml", ["sft"])["sft"].path.parent / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(manifest.read_text().replace("17", "71"))
+    for _ in range(2):
+        assert reasons(align.plan("tiny.yaml", ["sft"]))["sft"] == "the newest artifact is damaged"
+        assert manifest.exists()
+    with pytest.raises(VerificationError, match=r"sft@v1: manifest.json was changed.* moved to"):
+        align.run("tiny.yaml", ["sft"])
+    assert not manifest.exists()
+    assert align.run("tiny.yaml", ["sft"])["sft"].reference == "sft@v2"
+
+
 def test_a_data_set_can_be_the_samples_of_an_evaluation(here: Path, stage: FakeStage) -> None:
     first = '{dataset: rows, text: "{answer}", label: {column: label}}'
     second = '{dataset: {artifact: labels}, text: "{responses.sft}", label: {column: scores.sft.reward}}'

@@ -91,7 +91,7 @@ def _run_steps(plan: Plan, wandb: Mode | None, keep: Callable[[Artifact], None])
 def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode | None) -> Artifact:
     registry = plan.registry
     with _held(registry.lock(step.name, step.fingerprint), step.name), interrupt.guarded():
-        waited_for = None if step.forced else registry.find(step.name, step.fingerprint)
+        waited_for = None if step.forced else registry.find(step.name, step.fingerprint, quarantine=True)
         if waited_for and same_inputs(waited_for, inputs):
             logger.info("%s: another run has just made %s", step.name, waited_for.reference)
             return waited_for

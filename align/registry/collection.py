@@ -113,13 +113,17 @@ def collect(registry: Registry, age: float = 0.0) -> Garbage:
 
 
 def _sound(registry: Registry) -> list[Artifact]:
-    found = [registry.read(name, version) for name in registry.names() for version in registry.versions(name)]
-    if damaged := [str(one) for one in found if isinstance(one, Problem)]:
+    found = {
+        registry.directory(name, version): registry.read(name, version)
+        for name in registry.names()
+        for version in registry.versions(name)
+    }
+    if damaged := [str(one) for place, one in found.items() if isinstance(one, Problem) and place.exists()]:
         raise VerificationError(
             f"{'; '.join(damaged)}. While it is there no garbage is collected: what it was made from is not known. "
             "Move its directory away."
         )
-    return [one for one in found if isinstance(one, Artifact)]
+    return [one for one in found.values() if isinstance(one, Artifact)]
 
 
 def _claims(registry: Registry, now: float) -> tuple[dict[str, str], list[Path]]:
@@ -210,6 +214,7 @@ def _descendants_first(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
 def _remove(registry: Registry, artifact: Artifact) -> None:
     """In one step out of sight, then for good."""
     directory = artifact.path.parent
+    files.replace(registry.root / "removed" / artifact.name / f"{artifact.version}.{artifact.digest}", "")
     doomed = registry.prepared("staging") / f"removed-{uuid.uuid4().hex}"
     directory.rename(doomed)
     files.fsync(directory.parent)

@@ -138,7 +138,8 @@ def _claim(
     versions = registry.versions(draft.name)
     if not force and (twin := _standing(registry, draft)):
         return twin
-    taken = {references.number(version) for version in [*versions, *registry.quarantined(draft.name)]}
+    others = [version for version, digest in registry.removed(draft.name).items() if digest != draft.digest]
+    taken = {references.number(version) for version in [*versions, *registry.quarantined(draft.name), *others]}
     following = max(taken, default=0) + 1
     number = wanted if wanted and wanted not in taken else following
     parent = registry.prepared("artifacts", draft.name)

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from align.errors import VerificationError
-from align.registry import Artifact, InputRecord, Registry, collection
+from align.registry import Artifact, InputRecord, Registry, archive, collection
 
 FINGERPRINT = "f" * 64
 
@@ -182,6 +184,40 @@ def test_publications_that_were_killed_are_cleared_away_after_a_day(registry: Re
 def test_an_empty_registry_has_no_garbage_and_is_not_made_by_looking(registry: Registry):
     assert collection.find(registry).artifacts == []
     assert not registry.root.exists()
+
+
+def test_the_number_of_what_was_removed_is_given_to_nothing_else(
+    registry: Registry, versions: Callable, publish: Callable, tmp_path: Path
+):
+    theirs = Registry(tmp_path / "theirs")
+    for number in range(2):
+        theirs.publish(
+            publish(name="other").path,
+            name="sft",
+            kind="sft",
+            fingerprint="e" * 64,
+            inputs={},
+            config={"their": number},
+            metrics={},
+            environment={},
+        )
+    archive.export(theirs, "sft@v2", tmp_path / "theirs.tar")
+    _, mine, _ = versions(3)
+    archive.export(registry, mine.reference, tmp_path / "mine.tar")
+    collection.collect(registry)
+    (imported,) = archive.import_(registry, tmp_path / "theirs.tar")
+    assert imported.reference == "sft@v4"
+    with pytest.raises(VerificationError, match="sft@v2 is not there any more"):
+        registry.check(mine)
+    assert archive.import_(registry, tmp_path / "mine.tar") == [mine]
+    registry.check(mine)
+
+
+def test_what_is_another_artifact_now_is_not_used(registry: Registry, versions: Callable):
+    first, second = versions(2)
+    with pytest.raises(VerificationError, match="sft@v2 is another artifact than when it was"):
+        registry.check(replace(second, manifest=first.manifest))
+    assert registry.versions("sft") == ["v1", "v2"]
 
 
 def test_pins_survive_and_are_unpinned_once(registry: Registry, versions: Callable):

@@ -294,8 +294,48 @@ def test_a_damaged_artifact_cannot_be_resolved_and_is_left_in_place(registry: Re
 def test_a_damaged_manifest_is_quarantined_when_it_is_met(registry: Registry, publish: Callable):
     (publish().path.parent / "manifest.json").unlink()
     with pytest.raises(VerificationError, match=r"moved to .*quarantine"):
-        registry.find("sft", FINGERPRINT)
-    assert registry.find("sft", FINGERPRINT) is None
+        registry.find("sft", FINGERPRINT, quarantine=True)
+    assert registry.find("sft", FINGERPRINT, quarantine=True) is None
+
+
+def test_a_damaged_manifest_is_passed_by_when_one_only_looks(registry: Registry, publish: Callable):
+    first = publish()
+    damaged = publish(config={})
+    (damaged.path.parent / "manifest.json").unlink()
+    assert registry.find("sft", FINGERPRINT) == first
+    assert registry.versions("sft") == ["v1", "v2"]
+
+
+def test_what_is_removed_while_it_is_looked_for_is_not_damaged(
+    registry: Registry, publish: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """As `gc` in another process does, once the versions were listed."""
+    kept = publish(fingerprint=OTHER)
+    publish()
+    versions = registry.versions
+
+    def then_remove(name: str) -> list[str]:
+        listed = versions(name)
+        if next(countdown, 1) == 0:
+            collection._remove(registry, removed)
+        return listed
+
+    looks: list[tuple[Callable[[], object], int, object]] = [
+        (lambda: registry.find("sft", FINGERPRINT, quarantine=True), 1, None),
+        (lambda: registry.resolve("sft"), 1, kept),
+        (registry.survey, 2, ([kept], [])),
+        (lambda: collection._sound(registry), 2, [kept]),
+    ]
+    for look, count, expected in looks:
+        removed, countdown = registry.resolve("sft"), reversed(range(count))
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "versions", then_remove)
+            assert look() == expected
+        removed = publish()
+    collection._remove(registry, removed)
+    with pytest.raises(VerificationError, match=rf"^{removed.reference} is not there any more: it was removed, or"):
+        registry.check(removed)
+    assert not (registry.root / "quarantine").exists() or registry.quarantined("sft") == []
 
 
 def test_a_quarantined_number_is_not_given_again(registry: Registry, publish: Callable):
