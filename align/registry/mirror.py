@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from align.errors import AlignError, UsageError, VerificationError
@@ -88,7 +89,7 @@ class Mirror:
         if version not in versions:
             hint = references.suggestion(version, versions)
             raise UsageError(f"{self.url} has no {reference} (aliases are not mirrored).{hint}")
-        wanted = self._complete(name, version)
+        wanted = self._complete(name, version).values()
         return publishing.receive(registry, [(manifest, self._bytes_of(manifest)) for manifest in wanted])[-1]
 
     def versions(self, name: str) -> list[str]:
@@ -100,8 +101,14 @@ class Mirror:
         found = {str(path).rstrip("/").rpartition("/")[2] for path in listed}
         return sorted((entry for entry in found if references.VERSION.fullmatch(entry)), key=references.number)
 
-    def _complete(self, name: str, version: str, digest: str | None = None) -> list[Manifest]:
-        """The manifests of an artifact and of what it was made from, each after its inputs."""
+    def _complete(
+        self, name: str, version: str, digest: str = "", chain: Mapping[str, Manifest] = MappingProxyType({})
+    ) -> dict[str, Manifest]:
+        """By their digests, the manifests of an artifact and of what it was made from, each after its inputs.
+
+        `chain`: those that are known already; each is read once, however many were made from it."""
+        if digest in chain:
+            return {**chain}
         found = self._manifest(name, version)
         if digest and not (isinstance(found, Manifest) and found.digest == digest):  # perhaps under another number
             others = (self._manifest(name, other) for other in reversed(self.versions(name)))
@@ -110,12 +117,11 @@ class Mirror:
             raise VerificationError(f"{self.url}: {found or f'{name}@{version} is missing'}")
         if digest and found.digest != digest:
             raise VerificationError(f"{self.url}: {name}@{version} is not the one that was taken: {found.digest}")
-        chain: dict[str, Manifest] = {}
         for taken in found.inputs.values():
             parent, _, number = taken.reference.partition("@")
             if references.NAME.fullmatch(parent) and references.VERSION.fullmatch(number):
-                chain |= {one.digest: one for one in self._complete(parent, number, taken.digest)}
-        return [*chain.values(), found]
+                chain = self._complete(parent, number, taken.digest, chain)
+        return {**chain, found.digest: found}
 
     def _manifest(self, name: str, version: str) -> Manifest | Problem | None:
         content, checksum = (self._read(_version(name, version, part)) for part in (MANIFEST, CHECKSUM))

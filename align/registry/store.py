@@ -194,7 +194,7 @@ class Registry:
     def lineage(self, reference: str) -> Lineage:
         """What an artifact was made from, all the way down. Missing, changed and damaged parents are reported."""
         artifact = self.resolve(reference)
-        return lineage.trace(self, artifact.reference, artifact.digest)
+        return lineage.trace(self, artifact.reference, artifact.digest, {})
 
     # Publishing
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typer.testing import Result
 
 from align.cli import registry
+from align.registry import InputRecord, Registry
 
 Align = Callable[..., Result]
 
@@ -40,6 +41,17 @@ def test_lineage_is_a_tree(finished: Path, run_align: Align) -> None:
     ]
     tree = json.loads(run_align("registry", "lineage", "evaluation", "--json").stdout)
     assert tree["inputs"]["models.1"]["inputs"]["model"]["reference"] == "base@v1"
+
+
+def test_a_lineage_shows_once_how_a_thing_was_made(finished: Path, run_align: Align) -> None:
+    """`sft` is an input twice, and what it was made from is shown with the first."""
+    store = Registry("registry")
+    sft = store.resolve("sft")
+    taken = InputRecord(reference=sft.reference, digest=sft.digest)
+    store.publish(sft.path, name="ppo", kind="ppo", fingerprint="f" * 64, inputs={"policy": taken, "reward": taken}, config={}, metrics={}, environment={})  # fmt: skip  # noqa: E501
+    first, second = re.findall(r"sft@v1.*", (text := run_align("registry", "lineage", "ppo").stdout))
+    assert second == f"{first}, made as above"
+    assert text.count("base@v1") == 1
 
 
 def test_a_tag_is_a_reference(finished: Path, run_align: Align) -> None:

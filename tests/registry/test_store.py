@@ -15,7 +15,18 @@ import pytest
 from filelock import Timeout
 
 from align.errors import AlignError, UsageError, VerificationError
-from align.registry import Artifact, InputRecord, Registry, aliases, collection, files, publishing, store
+from align.registry import (
+    Artifact,
+    InputRecord,
+    Registry,
+    aliases,
+    collection,
+    files,
+    lineage,
+    mirror,
+    publishing,
+    store,
+)
 from align.workspace import Interval
 
 FINGERPRINT = "f" * 64
@@ -394,11 +405,11 @@ def chain(registry: Registry, publish: Callable) -> list[Artifact]:
 
 def test_lineage_goes_down_to_what_comes_from_outside(registry: Registry, chain: list[Artifact]):
     base, sft, ppo = chain
-    lineage = registry.lineage("ppo")
-    assert lineage.artifact == ppo
-    assert lineage.inputs["policy"].artifact == sft
-    assert lineage.inputs["reward"].artifact == lineage.inputs["policy"].inputs["model"].artifact == base
-    outside = lineage.inputs["reward"].inputs["model"]
+    found = registry.lineage("ppo")
+    assert found.artifact == ppo
+    assert found.inputs["policy"].artifact == sft
+    assert found.inputs["reward"].artifact == found.inputs["policy"].inputs["model"].artifact == base
+    outside = found.inputs["reward"].inputs["model"]
     assert (outside.reference, outside.artifact, outside.problem) == ("hub:org/model@abc", None, None)
 
 
@@ -408,11 +419,33 @@ def test_lineage_reports_missing_damaged_and_changed_parents(
     base, sft, _ = chain
     (sft.path / "config.json").unlink()
     base.path.parent.rename(registry.root / "gone")
-    lineage = registry.lineage("ppo")
-    assert "files/config.json is missing" in (lineage.inputs["policy"].problem or "")
-    assert lineage.inputs["reward"].problem == "missing"
+    found = registry.lineage("ppo")
+    assert "files/config.json is missing" in (found.inputs["policy"].problem or "")
+    assert found.inputs["reward"].problem == "missing"
     assert publish(name="base", config={"other": True}).version == "v1"
     assert (registry.lineage("ppo").inputs["reward"].problem or "").startswith("changed: its digest is")
+
+
+def test_each_artifact_of_a_lineage_is_looked_up_once(
+    registry: Registry, publish: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Policy and reward are each made from both of the round before: 2^24 ways lead to the first."""
+    pair: dict[str, InputRecord] = {}
+    for number in range(25):
+        config, inputs = {"round": number}, pair
+        pair = {name: as_input(publish(name=name, inputs=inputs, config=config)) for name in ("policy", "reward")}
+    looked_up: list[str] = []
+    resolve, manifest = registry.resolve, mirror.Mirror._manifest
+    monkeypatch.setattr(registry, "resolve", lambda reference: [looked_up.append(reference), resolve(reference)][1])
+    assert len(registry.lineage("policy").walk()) == len(lineage.complete(registry, "policy")) == 49
+    assert len(looked_up) == 2 * 50
+    there, other = mirror.Mirror(str(tmp_path / "mirror")), Registry(tmp_path / "other")
+    there.push(registry, "policy")
+    monkeypatch.setattr(
+        mirror.Mirror, "_manifest", lambda self, *place: [looked_up.append("there"), manifest(self, *place)][1]
+    )
+    assert there.pull(other, "policy@v25").digest == resolve("policy").digest
+    assert looked_up.count("there") == 49
 
 
 # Work in progress
