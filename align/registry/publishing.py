@@ -49,7 +49,10 @@ def publish(registry: Registry, source: Path, draft: Manifest, force: bool) -> A
 
 
 def receive(registry: Registry, parcels: Iterable[Parcel]) -> list[Artifact]:
-    """Take in artifacts, each after those it was made from; all of them or none, but for a kill.
+    """Take in artifacts, each after those it was made from.
+
+    None appears before all have arrived and were verified. They then appear one by one: a kill or a full disk may leave
+    the first ones, which is a sound registry, and the same call takes in the rest.
 
     Content that stands here already is used as it is. A version keeps its number if that is free, and what was made
     from one that got another number refers to it by that.

@@ -138,6 +138,64 @@ def test_a_stage_that_was_stopped_keeps_what_it_is_to_go_on_with(registry: Regis
     assert garbage(registry) == ["sft@v1", "sft@v2"]
 
 
+def test_a_workspace_whose_work_is_published_is_garbage_unless_somebody_is_at_it(
+    registry: Registry, versions: Callable, publish: Callable
+):
+    """As a run leaves it that was killed before it had cleared it away."""
+    used, other, _ = versions(3, "base")
+    workspace = registry.workspace("sft", FINGERPRINT)
+    (workspace.checkpoints / "weights.pt").write_bytes(bytes(1000))
+    workspace.events.touch()
+
+    def begun(forced: bool, digest: str) -> list[str]:
+        workspace.begun.write_text(json.dumps({"forced": forced, "inputs": {"model": digest}}))
+        return [path.name for path in collection.find(registry).leftovers]
+
+    assert begun(False, used.digest) == []
+    publish(inputs=as_input(used))
+    publish(inputs={}, fingerprint="e" * 64)
+    assert begun(True, used.digest) == begun(False, other.digest) == []  # it may be the work of today
+    with registry.lock("sft", FINGERPRINT):
+        assert begun(False, used.digest) == []
+    assert begun(False, used.digest) == [workspace.path.name]
+    found = collection.find(registry)
+    removed = collection.collect(registry)
+    assert [one.reference for one in removed.artifacts] == ["sft@v1", "base@v2", "base@v1"]
+    assert removed.size == found.size > 1000
+    assert [path.name for path in workspace.path.iterdir()] == ["events.jsonl"]
+    assert collection.find(registry).leftovers == []
+
+
+def test_a_workspace_that_nobody_came_back_to_is_garbage_if_one_asks_for_old_ones(
+    registry: Registry, versions: Callable
+):
+    used, *_ = versions(3)
+    old = time.time() - 3 * collection.DAY
+    for artifact in registry.artifacts():
+        os.utime(artifact.path.parent, (old, old))
+    workspace = registry.workspace("ppo", FINGERPRINT)
+    workspace.begun.write_text(json.dumps({"forced": False, "inputs": {"policy": used.digest}}))
+    (workspace.checkpoints / "weights.pt").write_bytes(bytes(10))
+    assert collection.find(registry, 2 * collection.DAY).leftovers == []
+    for path in (workspace.path, *workspace.path.rglob("*")):
+        os.utime(path, (old, old))
+    assert garbage(registry) == ["sft@v2"]
+    assert collection.find(registry, 4 * collection.DAY).leftovers == []
+    with registry.lock("ppo", FINGERPRINT):
+        assert collection.find(registry, 2 * collection.DAY).leftovers == []
+    removed = collection.collect(registry, 2 * collection.DAY)
+    assert removed.leftovers == [workspace.path]
+    assert [one.reference for one in removed.artifacts] == ["sft@v2", "sft@v1"]
+    assert registry.find_workspace("ppo", FINGERPRINT) is None
+
+
+def test_a_publication_that_ends_meanwhile_is_no_harm(registry: Registry, versions: Callable):
+    """What was listed and then moved away has no status any more, like a link to nowhere."""
+    versions(1)
+    (registry.prepared("staging") / "just published").symlink_to("nowhere")
+    assert collection.find(registry).leftovers == []
+
+
 def test_nothing_is_collected_while_a_manifest_is_damaged(registry: Registry, versions: Callable):
     *_, last = versions(3)
     (last.path.parent / "manifest.json").unlink()
@@ -175,8 +233,10 @@ def test_publications_that_were_killed_are_cleared_away_after_a_day(registry: Re
     for name, age in (("killed", 100_000), ("at work", 1_000)):
         directory = registry.prepared("staging", name)
         (directory / "file").write_text("x" * 1000)
-        os.utime(directory, (time.time() - age,) * 2)
+        for path in (directory / "file", directory):
+            os.utime(path, (time.time() - age,) * 2)
     found = collection.collect(registry)
+    assert found.size == 1000
     assert [path.name for path in found.leftovers] == ["killed"]
     assert [path.name for path in (registry.root / "staging").iterdir()] == ["at work"]
 
