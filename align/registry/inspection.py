@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,19 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.reference}: {self.file} {self.message}"
+
+
+class Unreadable(Problem):
+    """A read that failed, perhaps for a reason that passes: what could not be read is not known to be damaged."""
+
+
+_DAMAGE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
+"""What a read fails with where something else took the place of a file."""
+
+
+def _unread(reference: str, place: str, error: OSError) -> Problem:
+    kind = Problem if error.errno in _DAMAGE else Unreadable
+    return kind(reference, place, f"cannot be read: {error.strerror or error}")
 
 
 def hash_always(record: FileRecord, root: Path, status: os.stat_result) -> str:
@@ -91,8 +105,8 @@ def read_manifest(directory: Path, name: str, version: str) -> Manifest | Proble
         content, checksum = (directory / MANIFEST).read_bytes(), (directory / CHECKSUM).read_bytes()
     except FileNotFoundError as error:
         return Problem(f"{name}@{version}", Path(error.filename).name, "is missing")
-    except (IsADirectoryError, NotADirectoryError):
-        return Problem(f"{name}@{version}", MANIFEST, "cannot be read")
+    except OSError as error:
+        return _unread(f"{name}@{version}", Path(error.filename or MANIFEST).name, error)
     return parse_manifest(content, checksum, name, version)
 
 
@@ -123,8 +137,11 @@ def inspect(directory: Path, name: str, version: str, hash_of: HashOf) -> tuple[
     if isinstance(manifest, Problem):
         return None, [manifest]
     reference = f"{name}@{version}"
-    found, root = dict(files.entries(directory)), directory / FILES
-    problems = []
+    try:
+        found, root = dict(files.entries(directory)), directory / FILES
+    except OSError as error:
+        return manifest, [_unread(reference, str(error.filename or directory), error)]
+    problems: list[Problem] = []
     for record in manifest.files:
         place = f"{FILES}/{record.path}"
         status = found.pop(place, None)
@@ -134,8 +151,12 @@ def inspect(directory: Path, name: str, version: str, hash_of: HashOf) -> tuple[
             problems.append(Problem(reference, place, "is a link or a special file"))
         elif status.st_size != record.size:
             problems.append(Problem(reference, place, f"has {status.st_size} bytes, not {record.size}"))
-        elif hash_of(record, root, status) != record.sha256:
-            problems.append(Problem(reference, place, "was changed: its sha256 is not the one that was published"))
+        else:
+            try:
+                if hash_of(record, root, status) != record.sha256:
+                    problems.append(Problem(reference, place, "was changed: its sha256 is not the one published"))
+            except OSError as error:
+                problems.append(_unread(reference, place, error))
     strangers = sorted(set(found) - {MANIFEST, CHECKSUM})
     problems += [Problem(reference, place, "was added after publishing") for place in strangers]
     return manifest, problems

@@ -29,7 +29,16 @@ from filelock import BaseFileLock, FileLock
 
 from align.errors import AlignError, UsageError, VerificationError
 from align.registry import aliases, files, lineage, publishing, references
-from align.registry.inspection import FILES, HashCache, Problem, hash_always, inspect, read_manifest, trust_sizes
+from align.registry.inspection import (
+    FILES,
+    HashCache,
+    Problem,
+    Unreadable,
+    hash_always,
+    inspect,
+    read_manifest,
+    trust_sizes,
+)
 from align.registry.lineage import Lineage
 from align.registry.manifest import Artifact, InputRecord, Manifest, plain
 from align.workspace import Workspace
@@ -263,7 +272,8 @@ class Registry:
     def check(self, artifact: Artifact) -> None:
         """To be called before an artifact is used: every byte is hashed, unless its file is the one hashed before.
 
-        Raises `VerificationError` naming the files, and moves the version to quarantine, where nothing finds it.
+        Raises `VerificationError` naming the files, and moves the version to quarantine, where nothing finds it. What
+        cannot be read stays where it is.
         """
         cache = HashCache(self.root / "verified" / artifact.name / f"{artifact.version}.json")
         directory = self.directory(artifact.name, artifact.version)
@@ -280,6 +290,8 @@ class Registry:
     def _quarantine(self, name: str, version: str, problems: list[Problem]) -> VerificationError:
         """Move a damaged version aside, deleting nothing; the error that says so. Its number is not given again."""
         directory = self.directory(name, version)
+        if any(isinstance(problem, Unreadable) for problem in problems):
+            return VerificationError(f"{'; '.join(map(str, problems))}. Put this right, and run again.")
         try:
             parent = self.prepared("quarantine", name)
             place = parent / f"{version}.{len(files.listed(parent)) + 1}"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from typer.testing import Result
 
 from align.cli import registry
-from align.registry import InputRecord, Registry
+from align.registry import InputRecord, Registry, files
 
 Align = Callable[..., Result]
 
@@ -105,6 +107,17 @@ def test_two_artifacts_are_compared(finished: Path, run_align: Align) -> None:
     assert list(found) == ["config", "inputs", "data", "metrics", "environment", "files"]
     assert found["config"]["kind"] == ["base", "sft"]
     assert "do not differ" in run_align("registry", "diff", "sft@v1", "sft").stdout
+
+
+def test_a_disk_that_fails_is_told_in_words(finished: Path, run_align: Align, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(directory: Path) -> float:
+        raise OSError(errno.EROFS, "Read-only file system", str(directory))
+
+    monkeypatch.setattr(files, "now", read_only)
+    result = run_align("registry", "gc")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: Read-only file system ({finished / 'registry'})\n"
+    assert "Traceback" in run_align("registry", "gc", "--debug").stderr
 
 
 def test_garbage_is_removed_only_when_told_so(finished: Path, run_align: Align) -> None:
