@@ -224,6 +224,46 @@ def test_threads_and_device_are_part_of_the_fingerprint(
     assert reasons(align.plan("tiny.yaml", ["base"])) == {"base": "threads changed: 1 -> 7"}
 
 
+@pytest.mark.parametrize(
+    ("driver", "torch", "visible", "platform", "machine", "device"),
+    [
+        (True, "2.13.0+cu130", None, "linux", "x86_64", "cuda"),
+        (True, "2.13.0", "1", "linux", "x86_64", "cuda"),
+        (True, "2.13.0", "", "linux", "x86_64", "cpu"),
+        (True, "2.13.0", "-1", "linux", "x86_64", "cpu"),
+        (True, "2.13.0+cpu", None, "linux", "x86_64", "cpu"),
+        (False, "2.13.0", None, "linux", "x86_64", "cpu"),
+        (False, "2.13.0", None, "darwin", "arm64", "mps"),
+        (False, "2.2.2", None, "darwin", "x86_64", "cpu"),
+    ],
+)
+def test_the_device_is_what_this_torch_can_use(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driver: bool,
+    torch: str,
+    visible: str | None,
+    platform: str,
+    machine: str,
+    device: str,
+) -> None:
+    if driver:
+        (tmp_path / "version").touch()
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(identity, "NVIDIA", tmp_path / "version")
+    monkeypatch.setattr(identity.metadata, "version", lambda package: torch)
+    monkeypatch.setattr(identity.sys, "platform", platform)
+    monkeypatch.setattr(identity.platform, "machine", lambda: machine)
+    assert identity.device() == device
+
+
+def test_every_library_that_trains_is_part_of_the_fingerprint() -> None:
+    assert set(identity.machine()["libraries"]) >= {"torch", "transformers", "peft", "trl", "accelerate"}
+
+
 def test_force_runs_again_and_what_follows_only_if_the_result_differs(here: Path, stage: FakeStage) -> None:
     align.run("tiny.yaml")
     plan = align.plan("tiny.yaml", force=["sft"])

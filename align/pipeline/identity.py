@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import metadata
@@ -30,9 +31,11 @@ from align.recipe import parse_reference
 from align.recipe.references import REWARD_KEYS
 from align.registry import files
 
-COMPUTING = ("torch", "transformers", "peft", "tokenizers")
+COMPUTING = ("torch", "transformers", "peft", "tokenizers", "trl", "accelerate")
 """Libraries whose major version decides what a stage computes."""
-RECORDED = (*COMPUTING, "align-rlhf", "accelerate", "datasets", "safetensors", "trl")
+RECORDED = (*COMPUTING, "align-rlhf", "datasets", "safetensors")
+NVIDIA = Path("/proc/driver/nvidia/version")
+"""There where the driver of an NVIDIA GPU is loaded."""
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -154,9 +157,19 @@ def machine() -> dict[str, Any]:
 
 
 def device() -> str:
-    """`cuda` or `cpu`, found out without importing torch."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    return "cpu" if hidden or not Path("/proc/driver/nvidia/version").exists() else "cuda"
+    """`cuda`, `mps` or `cpu`: what training will take, as far as can be found out without importing torch.
+
+    A torch that is built for the CPU alone says so in its version, if it comes from PyTorch's own index. GPUs of other
+    makers count as `cpu`.
+    """
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "mps"
+    return "cuda" if has_nvidia_gpu() and not _version("torch").endswith("+cpu") else "cpu"
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether there is one, and `CUDA_VISIBLE_DEVICES` does not hide it."""
+    return NVIDIA.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() not in ("", "-1")
 
 
 def threads() -> int:
