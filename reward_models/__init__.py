@@ -7,7 +7,19 @@
 This package needs nothing of `align`; torch and transformers are imported only once a classifier is loaded.
 """
 
-from reward_models.base import CheckedModel, RewardError, RewardModel, checked
-from reward_models.loading import Spec, builtin_names, load, located
+from reward_models.base import DECLARATION, CheckedModel, RewardError, RewardModel, checked
+from reward_models.loading import BUILTIN, Spec, builtin_names, load, located, plugins
 
-__all__ = ["CheckedModel", "RewardError", "RewardModel", "Spec", "builtin_names", "checked", "load", "located"]
+__all__ = [
+    "BUILTIN",
+    "DECLARATION",
+    "CheckedModel",
+    "RewardError",
+    "RewardModel",
+    "Spec",
+    "builtin_names",
+    "checked",
+    "load",
+    "located",
+    "plugins",
+]

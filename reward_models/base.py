@@ -11,6 +11,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+DECLARATION = "reward_model.json"
+"""The file beside a model's weights that says what its number means."""
+
 
 class RewardError(ValueError):
     """A reward model cannot be loaded, or broke its contract. The message names it and says what to do."""
@@ -62,8 +65,7 @@ class CheckedModel:
                 "or must itself be such a function"
             )
         self._model = model
-        self._score = score
-        self._takes_references = _takes_references(score)
+        self._score = _taking_references(score)
         self._components: dict[str, list[float]] = {}
         self.name = str(name or getattr(model, "name", None) or getattr(model, "__name__", type(model).__name__))
         self.batch_size: int | None = getattr(model, "batch_size", None)
@@ -88,6 +90,9 @@ class CheckedModel:
         for start in range(0, len(responses), self.batch_size or len(responses) or 1):
             some = slice(start, start + (self.batch_size or len(responses)))
             scores += self._scored(prompts[some], responses[some], references[some] if references else None)
+        for part, values in self._components.items():
+            if len(values) != len(scores):
+                raise RewardError(f"{self._part(part)} has {len(values)} numbers for {len(scores)} responses")
         return scores
 
     def describe(self) -> dict[str, Any]:
@@ -115,33 +120,21 @@ class CheckedModel:
     def _scored(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None
     ) -> list[float]:
-        arguments = (prompts, responses, references) if self._takes_references else (prompts, responses)
         try:
-            scores = self._score(*arguments)
+            scores = self._score(prompts, responses, references)
+            components = dict(getattr(self._model, "components", dict)())
         except RewardError:
             raise
         except Exception as error:
             raise RewardError(f"reward model {self.name} failed: {type(error).__name__}: {error}") from error
-        components: Mapping[str, Sequence[float]] = getattr(self._model, "components", dict)()
+        finite = _validated(scores, len(responses), f"reward model {self.name}")
         for part, values in components.items():
-            self._components.setdefault(part, []).extend(values)
-        return self._validated(scores, len(responses))
+            said = _validated(values, len(responses), self._part(part))
+            self._components.setdefault(part, []).extend(said)
+        return finite
 
-    def _validated(self, scores: Any, expected: int) -> list[float]:
-        if hasattr(scores, "tolist"):  # an array or tensor
-            scores = scores.tolist()
-        if isinstance(scores, str | bytes | Mapping) or not isinstance(scores, Sequence):
-            raise RewardError(
-                f"reward model {self.name} must return a list of {expected} numbers, not {_shown(scores)}"
-            )
-        if len(scores) != expected:
-            raise RewardError(f"reward model {self.name} returned {len(scores)} scores for {expected} responses")
-        for index, value in enumerate(scores):
-            if not is_number(value):
-                raise RewardError(
-                    f"reward model {self.name}: score {index} of {expected} is {_shown(value)}, not a finite number"
-                )
-        return [float(value) for value in scores]
+    def _part(self, name: str) -> str:
+        return f"component {name} of reward model {self.name}"
 
 
 def checked(
@@ -165,14 +158,32 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def _takes_references(score: Callable[..., Any]) -> bool:
+def _validated(scores: Any, expected: int, whose: str) -> list[float]:
+    if hasattr(scores, "tolist"):  # an array or tensor
+        scores = scores.tolist()
+    if isinstance(scores, str | bytes | Mapping) or not isinstance(scores, Sequence):
+        raise RewardError(f"{whose} must return a list of {expected} numbers, not {_shown(scores)}")
+    if len(scores) != expected:
+        raise RewardError(f"{whose} returned {len(scores)} scores for {expected} responses")
+    for index, value in enumerate(scores):
+        if not is_number(value):
+            raise RewardError(f"{whose}: score {index} of {expected} is {_shown(value)}, not a finite number")
+    return [float(value) for value in scores]
+
+
+def _taking_references(score: Scorer) -> Scorer:
+    """`score`, given references too: by their name, or as the third argument, or not at all."""
     try:
-        inspect.signature(score).bind([], [], None)
+        signature = inspect.signature(score)
+        named = signature.parameters.get("references")
+        if named and named.kind is not named.POSITIONAL_ONLY:
+            return lambda prompts, responses, references: score(prompts, responses, references=references)
+        signature.bind([], [], None)
     except TypeError:
-        return False
+        return lambda prompts, responses, references: score(prompts, responses)
     except ValueError:  # written in C, without a signature
-        return True
-    return True
+        pass
+    return score
 
 
 def _shown(value: Any) -> str:

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,12 +25,11 @@ import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file, logging
 
-from reward_models.base import RewardError
+from reward_models.base import DECLARATION, RewardError
 
 Transform = Literal["logit", "log_odds", "probability", "log_probability"]
 Input = Literal["response", "prompt_and_response", "chat"]
 
-DECLARATION = "reward_model.json"
 _DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos", "moments", "probes")
 _DEFAULT_MAX_LENGTH = 512
 _BATCH_TOKENS = {"cpu": 1_024}
@@ -40,9 +39,9 @@ _BATCH_TOKENS_ELSEWHERE = 16_384
 
 @dataclass(frozen=True)
 class Reading:
-    """Which number is read from a classifier's logits."""
+    """Which number is read from a classifier's logits. Under another name it is the same number."""
 
-    label: str
+    label: str = field(compare=False)
     index: int
     """Of the label among the logits."""
     transform: Transform
@@ -161,31 +160,24 @@ class Classifier:
             "append_eos": append_eos,
         }
         declared = _declaration(source, name, revision)
-        changed = {key: value for key, value in given.items() if value is not None and value != declared.get(key)}
         moments = _moments(name, declared.pop("moments", None))
-        if changed.keys() & {"label", "names", "transform", "sign", "input"}:
-            moments = None  # They are those of another number.
-        options = {**declared, **changed}
+        options = {**declared, **{key: value for key, value in given.items() if value is not None}}
         _check_options(name, options, batch_tokens)
         model, tokenizer = _from_pretrained(source, name, revision)
         config = model.config
-        independent = config.num_labels == 1 or config.problem_type == "multi_label_classification"
-        label, index = _chosen_label(name, config.id2label, options.get("label"), options.get("names") or {})
-        reading = Reading(
-            label=label,
-            index=index,
-            transform=options.get("transform", "log_odds"),
-            sign=options.get("sign", 1),
-            independent=independent,
-        )
+        usual = {"input": cls.usual_input(tokenizer)}
+        options = {**usual, **options}
+        reading = _reading(name, config, options)
+        if not _reads_alike(name, config, {**usual, **declared}, options):
+            moments = None  # They are those of another number.
         return cls(
             name,
             model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
             tokenizer,
             reading,
-            input=(input := options.get("input") or cls.usual_input(tokenizer)),
+            input=options["input"],
             max_length=_max_length(name, model, tokenizer, options.get("max_length")),
-            append_eos=options.get("append_eos", input != "chat" and cls.usually_closed(config)),
+            append_eos=options.get("append_eos", options["input"] != "chat" and cls.usually_closed(config)),
             batch_tokens=batch_tokens,
             digest=_digest(Path(source)) if Path(source).is_dir() else _commit(source, revision),
             moments=moments,
@@ -334,6 +326,34 @@ def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int | No
         raise RewardError(f"reward model {name}: label must be a label's name, not {options['label']!r}")
     if not isinstance(options.get("names", {}), Mapping):
         raise RewardError(f"reward model {name}: names must map labels to names, as in {{LABEL_0: nothate}}")
+
+
+def _reading(name: str, config: Any, options: Mapping[str, Any]) -> Reading:
+    transform = options.get("transform", "log_odds")
+    if config.problem_type == "regression" and config.num_labels > 1 and transform != "logit":
+        raise RewardError(
+            f"reward model {name}: its outputs are {config.num_labels} numbers of a regression, not one choice: say "
+            "transform: logit"
+        )
+    label, index = _chosen_label(name, config.id2label, options.get("label"), options.get("names") or {})
+    return Reading(
+        label=label,
+        index=index,
+        transform=transform,
+        sign=options.get("sign", 1),
+        independent=config.num_labels == 1 or config.problem_type == "multi_label_classification",
+    )
+
+
+def _reads_alike(name: str, config: Any, declared: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether what is declared by itself reads the same number as what is asked."""
+    try:
+        _check_options(name, declared, None)
+        return bool(declared["input"] == asked["input"]) and (
+            _reading(name, config, declared) == _reading(name, config, asked)
+        )
+    except RewardError:  # no reading without what is asked
+        return False
 
 
 def _from_pretrained(source: str, name: str, revision: str | None) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from reward_models.base import RewardError
@@ -23,10 +23,17 @@ from reward_models.base import RewardError
 LARGEST_ANSWER = 8 * 2**20
 _FIRST_PAUSE = 0.2
 """Seconds before the first repetition; each further one waits twice as long."""
+_LONGEST_PAUSE = 30.0
+"""Seconds that a server may ask to wait."""
 
 
 class _TryAgainError(Exception):
     """Something that may pass: a busy server, a broken connection."""
+
+    def __init__(self, why: str, after: str | None = None) -> None:
+        """With the server's `Retry-After`: seconds are heeded, a date is not."""
+        super().__init__(why)
+        self.after = min(float(after), _LONGEST_PAUSE) if after and after.isdecimal() else 0.0
 
 
 class Endpoint:
@@ -40,7 +47,7 @@ class Endpoint:
         connect_timeout: float = 5.0,
         read_timeout: float = 60.0,
         timeout: float = 120.0,
-        retries: int = 3,
+        retries: int = 5,
         key: str | None = None,
     ) -> None:
         """Nothing is sent yet.
@@ -50,8 +57,9 @@ class Endpoint:
             allow_remote: texts may leave this machine.
             connect_timeout: seconds until the server must have accepted a connection.
             read_timeout: seconds that it may stay silent.
-            timeout: seconds that one request may take altogether.
-            retries: repetitions of a request that failed for a reason that may pass.
+            timeout: seconds that one request may take altogether; the system ends a look-up of the host's name.
+            retries: repetitions of a request that failed for a reason that may pass; after 0.2 s, 0.4 s and so on, or
+                when the server says, but within half a minute.
             key: name of the environment variable that holds a key, not the key itself. It is sent as a bearer token,
                 is part of no message, and leaves this machine over https alone.
         """
@@ -102,47 +110,50 @@ class Endpoint:
             except _TryAgainError as error:
                 problem = error
                 if attempt < self._retries:
-                    time.sleep(_FIRST_PAUSE * 2**attempt)
+                    time.sleep(max(error.after, _FIRST_PAUSE * 2**attempt))
         tries = "once" if self._retries == 0 else f"{self._retries + 1} times"
-        raise RewardError(f"reward model {self.address}: asked {tries}, without an answer: {problem}")
+        why = self._without_key(str(problem))
+        raise RewardError(f"reward model {self.address}: asked {tries}, without an answer: {why}")
 
     def shown(self, content: bytes, most: int = 80) -> str:
-        """The beginning of an answer, for messages: a server may repeat the key that it was given."""
-        text = content.decode(errors="replace")
-        return repr((text.replace(self._secret, "…") if self._secret else text)[:most])
+        """The beginning of an answer, for messages, without the key."""
+        return repr(self._without_key(content.decode(errors="replace"))[:most])
+
+    def _without_key(self, text: str) -> str:
+        """What a server says may repeat the key that it was given."""
+        return text.replace(self._secret, "…") if self._secret else text
 
     def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        started, overdue = time.monotonic(), threading.Event()
         connection = make(self._host, self._port, timeout=min(self._connect_timeout, self._timeout))
-        # Each read has a timeout of its own; a server that trickles bytes is cut off by the timer.
-        overdue = threading.Event()
-        timer = threading.Timer(self._timeout, _cut, (connection, overdue))
-        timer.daemon = True
-        timer.start()
         try:
             connection.connect()
-            connection.sock.settimeout(self._read_timeout)
-            connection.request("POST", path, body, headers)
-            answer = connection.getresponse()
-            content = answer.read(LARGEST_ANSWER + 1)
+            # Each read has a timeout of its own; a server that trickles bytes is cut off by the timer.
+            with _cut_off(connection.sock, self._timeout - (time.monotonic() - started), overdue):
+                connection.sock.settimeout(self._read_timeout)
+                connection.request("POST", path, body, headers)
+                answer = connection.getresponse()
+                content = answer.read(LARGEST_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
             why = f"no answer within {self._timeout:g} s" if overdue.is_set() else f"{type(error).__name__}: {error}"
             raise _TryAgainError(why) from error
         finally:
-            timer.cancel()
             connection.close()
         if overdue.is_set():
             raise _TryAgainError(f"no answer within {self._timeout:g} s")
         if answer.status == 429 or answer.status >= 500:
-            raise _TryAgainError(f"status {answer.status} {answer.reason}")
+            raise _TryAgainError(f"status {answer.status} {answer.reason}", answer.getheader("Retry-After"))
         if 300 <= answer.status < 400:
+            place = self._without_key(str(answer.getheader("Location")))
             raise RewardError(
-                f"reward model {self.address} redirects to {answer.getheader('Location')!r}, and redirects are not "
-                "followed: give the address that it really has"
+                f"reward model {self.address} redirects to {place!r}, and redirects are not followed: give the address "
+                "that it really has"
             )
         if answer.status != 200:
+            reason = self._without_key(answer.reason)
             raise RewardError(
-                f"reward model {self.address} answered {answer.status} {answer.reason}: {self.shown(content, 200)}"
+                f"reward model {self.address} answered {answer.status} {reason}: {self.shown(content, 200)}"
             )
         if len(content) > LARGEST_ANSWER:
             raise RewardError(f"reward model {self.address}: its answer is larger than {LARGEST_ANSWER} bytes")
@@ -170,11 +181,23 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _cut(connection: http.client.HTTPConnection, overdue: threading.Event) -> None:
-    overdue.set()
-    if connection.sock is not None:
+@contextlib.contextmanager
+def _cut_off(sock: socket.socket, seconds: float, overdue: threading.Event) -> Iterator[None]:
+    """Shut the connection down after so many seconds. The socket itself: `http.client` forgets it with the headers."""
+
+    def cut() -> None:
+        overdue.set()
         with contextlib.suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            # That of a TLS socket would drop the encryption first, under whoever is sending.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, seconds), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _secret(address: str, variable: str | None) -> str | None:
@@ -187,4 +210,10 @@ def _secret(address: str, variable: str | None) -> str | None:
         )
     if not os.environ.get(variable):
         raise RewardError(f"reward model {address}: the environment variable {variable}, which `key` names, is not set")
-    return os.environ[variable].strip()
+    secret = os.environ[variable].strip()
+    if not (secret and secret.isascii() and secret.isprintable()):
+        raise RewardError(
+            f"reward model {address}: the environment variable {variable}, which `key` names, must hold one line of "
+            "ASCII and nothing else"
+        )
+    return secret

@@ -25,9 +25,14 @@ ENTRY_POINTS = "align.reward_models"
 """The group under which an installed package offers reward models by name."""
 
 
+def plugins() -> dict[str, metadata.EntryPoint]:
+    """The reward models that installed packages offer, by name; of two that share a name, the one found first."""
+    return {entry.name: entry for entry in reversed([*metadata.entry_points(group=ENTRY_POINTS)])}
+
+
 def builtin_names() -> frozenset[str]:
     """The names that stand for a reward model of this package, or of an installed one, rather than for a directory."""
-    return frozenset(BUILTIN) | {entry.name for entry in metadata.entry_points(group=ENTRY_POINTS)}
+    return frozenset([*BUILTIN, *plugins()])
 
 
 def load(spec: Spec, **options: Any) -> CheckedModel:
@@ -103,7 +108,7 @@ def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
     if place.startswith("hub:"):
         repository, _, revision = place.removeprefix("hub:").partition("@")
         return _trained(repository, {"revision": revision or None, **options}, name or place)
-    for entry in metadata.entry_points(group=ENTRY_POINTS, name=place):
+    if entry := plugins().get(place):
         from reward_models.function import load_entry_point
 
         return load_entry_point(entry, **options)

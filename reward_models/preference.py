@@ -13,8 +13,8 @@ from transformers import AutoConfig
 
 from reward_models.classifier import Classifier, Input
 
-LABELS = ("preferred", "LABEL_0")
-"""What the one label is called where it stands for preference: by the stage that trains such models, or by nobody."""
+LABEL = "preferred"
+"""What the one label is called by the stage that trains such models."""
 
 
 class Preference(Classifier):
@@ -39,4 +39,4 @@ def is_preference(source: str, revision: str | None = None) -> bool:
         config = AutoConfig.from_pretrained(source, revision=revision)
     except (OSError, ValueError, KeyError):
         return False  # whoever loads it will say why
-    return config.num_labels == 1 and config.id2label[0] in LABELS
+    return config.num_labels == 1 and config.id2label[0] in (LABEL, "LABEL_0")

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from align.errors import UsageError
 from align.modeling.load import load_classifier, load_config
 from align.modeling.trunk import unwrapped
+from reward_models import DECLARATION
 
 
 def new_head(trunk: Any) -> nn.Linear:
@@ -59,7 +60,7 @@ def load_critic(directory: Path) -> PreTrainedModel:
         raise UsageError(
             f"{directory}: {type(model).__name__} is an encoder, which cannot judge an unfinished response"
         )
-    declaration = directory / "reward_model.json"
+    declaration = directory / DECLARATION
     declared = json.loads(declaration.read_text(encoding="utf-8")) if declaration.is_file() else {}
     if len(labels) > 2 or declared.get("transform", "log_odds") not in ("log_odds", "logit"):
         raise UsageError(

@@ -5,12 +5,11 @@ recipe.stages["sft"].model  # "base"
 """
 
 from align.recipe.loading import Recipe, load, shipped
-from align.recipe.references import Reference, builtin_rewards, needs, parse_reference, stage_inputs
+from align.recipe.references import Reference, needs, parse_reference, stage_inputs
 
 __all__ = [
     "Recipe",
     "Reference",
-    "builtin_rewards",
     "load",
     "needs",
     "parse_reference",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import reward_models
 from align.configs import StageConfig
 from align.recipe.document import KeyPath, suggest
 
@@ -43,13 +44,6 @@ def parse_reference(text: str) -> Reference:
         name, _, version = rest.partition("@")
         return Reference("registry" if scheme == "registry" else "hub", name, version or None)
     return Reference("other", text)
-
-
-def builtin_rewards() -> tuple[str, ...]:
-    """The names of the reward models that come with the package."""
-    import reward_models
-
-    return tuple(reward_models.builtin_names())
 
 
 def stage_inputs(config: StageConfig, stages: Mapping[str, object]) -> list[str]:
@@ -105,10 +99,10 @@ def _problem(
             else:
                 allowed, what = _LANGUAGE_MODELS, "a language model"
             return _wrong_kind(allowed, what, reference.name, stages[reference.name].kind)
-        case "stage" if reference.name in names or (for_reward and reference.name in builtin_rewards()):
+        case "stage" if reference.name in names or (for_reward and reference.name in reward_models.builtin_names()):
             return None
         case "stage":
-            return _unknown(reference.name, [*names, *(builtin_rewards() if for_reward else ())])
+            return _unknown(reference.name, [*names, *(sorted(reward_models.builtin_names()) if for_reward else ())])
         case "registry" if not NAME.fullmatch(reference.name):
             return f"{text!r} names no artifact: write registry:name@v1"
         case "hub" if not _REPOSITORY.fullmatch(reference.name):

@@ -105,7 +105,8 @@ def pairs(rows: Sequence[Row], place: str, prompt: str | None = None) -> Pairs:
         better, worse = templates.render("{chosen}", row), templates.render("{rejected}", row)
         if better is None or worse is None:
             continue
-        if better.strip() == worse.strip():
+        better, worse = better.strip(), worse.strip()  # as a model of preferences is trained, and as responses come
+        if better == worse:
             raise UsageError(f"{place}: in row {number} chosen and rejected are equal: nothing is preferred; remove it")
         kept.append(row)
         chosen.append(better)

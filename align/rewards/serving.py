@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
@@ -49,6 +49,8 @@ class Limits:
     """Items of all requests that wait for the model; more are told to come again."""
     seconds_to_send: float = 30.0
     """Within which a request must have arrived in full."""
+    connections: int = 64
+    """At once; one more is told to come again."""
 
 
 class Item(BaseModel):
@@ -121,9 +123,10 @@ class Batcher:
     async def _answer(self, batch: list[_Waiting]) -> None:
         try:
             scores = await self._scored([item for one in batch for item in one.items])
-        except RewardError as error:
+        except Exception as error:  # of whatever kind: a worker that it ends would leave everybody waiting
             if len(batch) == 1:
-                _settle(batch[0], error)
+                failed = RewardError(f"reward model {self._model.name} failed: {type(error).__name__}: {error}")
+                _settle(batch[0], error if isinstance(error, RewardError) else failed)
             else:  # Whose items they are that the model fails on, only single calls tell.
                 for one in batch:
                     await self._answer([one])
@@ -151,29 +154,28 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
     batcher = Batcher(model, limits.waiting)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        worker = asyncio.create_task(batcher.run())
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        worker = app.state.worker = asyncio.create_task(batcher.run())
         yield
         worker.cancel()
         with suppress(asyncio.CancelledError):
             await worker
 
-    def authorised(request: Request) -> None:
-        expected, given = f"Bearer {token}".encode(), request.headers.get("authorization", "").encode()
-        if token is not None and not hmac.compare_digest(expected, given):
-            raise HTTPException(401, "a token is needed: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+    def alive() -> None:
+        if app.state.worker.done():
+            raise HTTPException(503, "what asks the model has ended: start the server again")
 
     app = FastAPI(title=model.name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/health")
+    @app.get("/health", dependencies=[Depends(alive)])
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/describe", dependencies=[Depends(authorised)])
+    @app.get("/describe")
     async def describe() -> dict[str, Any]:
         return model.describe()
 
-    @app.post("/score", dependencies=[Depends(authorised)], response_class=JSONResponse)
+    @app.post("/score", dependencies=[Depends(alive)], response_class=JSONResponse)
     async def score(question: Question) -> JSONResponse:
         if len(question.items) > limits.items:
             raise HTTPException(413, f"{len(question.items)} items, and at most {limits.items} are taken at once")
@@ -189,7 +191,7 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
         rows = [{"id": item.id, "score": one} for item, one in zip(question.items, scores, strict=True)]
         return JSONResponse({"request": question.request, "scores": rows})
 
-    app.add_middleware(_Bounded, limits=limits)
+    app.add_middleware(_Bounded, limits=limits, token=token)
     return app
 
 
@@ -204,20 +206,25 @@ def serve(model: CheckedModel, *, host: str, port: int, token: str | None, limit
     sock = _bound(host, port, token)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{sock.getsockname()[1]}"
-    server = uvicorn.Server(
+    server = _server(model, token, limits or Limits())
+    logger.info("serving %s at %s%s; Ctrl-C ends it", model.name, address, " (token needed)" if token else "")
+    with sock, suppress(KeyboardInterrupt, Interrupted):  # uvicorn has shut down in order when it raises these again
+        server.run(sockets=[sock])
+    logger.info("stopped")
+
+
+def _server(model: CheckedModel, token: str | None, limits: Limits) -> uvicorn.Server:
+    return uvicorn.Server(
         uvicorn.Config(
             application(model, token=token, limits=limits),
             log_config=None,
             access_log=False,
+            limit_concurrency=limits.connections + 1,  # which refuses the last one
             timeout_keep_alive=5,
             timeout_graceful_shutdown=SECONDS_TO_FINISH,
             server_header=False,
         )
     )
-    logger.info("serving %s at %s%s; Ctrl-C ends it", model.name, address, " (token needed)" if token else "")
-    with sock, suppress(KeyboardInterrupt, Interrupted):  # uvicorn has shut down in order when it raises these again
-        server.run(sockets=[sock])
-    logger.info("stopped")
 
 
 def _bound(host: str, port: int, token: str | None) -> socket.socket:
@@ -241,15 +248,23 @@ def _bound(host: str, port: int, token: str | None) -> socket.socket:
 
 
 class _Bounded:
-    """ASGI middleware: a request's body arrives within its time and size, or is refused unread."""
+    """ASGI middleware: a request bears the token, and its body arrives within its time and size, or is not read."""
 
-    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]], limits: Limits) -> None:
+    def __init__(
+        self, app: Callable[[Message, Receive, Send], Awaitable[None]], limits: Limits, token: str | None
+    ) -> None:
         self._app = app
         self._limits = limits
+        self._token = token
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] == "/health":  # which reads no body
             await self._app(scope, receive, send)
+            return
+        if not self._authorised(scope):
+            headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
+            detail = "a token is needed: Authorization: Bearer …"
+            await JSONResponse({"detail": detail}, 401, headers)(scope, receive, send)
             return
         try:
             async with asyncio.timeout(self._limits.seconds_to_send):
@@ -267,6 +282,10 @@ class _Bounded:
             return next(messages, None) or await receive()
 
         await self._app(scope, again, send)
+
+    def _authorised(self, scope: Message) -> bool:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        return self._token is None or hmac.compare_digest(f"Bearer {self._token}".encode(), given)
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body; None where it is too large, or the client has gone."""

@@ -11,12 +11,11 @@ import yaml
 
 import reward_models
 from align.errors import UsageError
-from align.recipe.references import builtin_rewards, parse_reference
+from align.recipe.references import parse_reference
 from align.registry import Registry
 from reward_models import CheckedModel, RewardError
 
 _YAML = (".yaml", ".yml")
-_PLUGINS = "align.reward_models"
 
 
 def load(text: str, registry: Registry, **options: Any) -> CheckedModel:
@@ -76,12 +75,19 @@ def _artifact(place: str, registry: Registry) -> Path | None:
     """The files of the artifact that `place` refers to; None where it is no artifact."""
     reference = parse_reference(place)
     if reference.kind == "registry":
-        return registry.resolve(f"{reference.name}@{reference.version or 'latest'}").path
-    if reference.kind == "stage" and place not in builtin_rewards() and not Path(place).expanduser().is_dir():
+        return _verified(f"{reference.name}@{reference.version or 'latest'}", registry)
+    known = place in reward_models.builtin_names() or Path(place).expanduser().is_dir()
+    if reference.kind == "stage" and not known:
         if "/" in place:
             raise UsageError(f"there is no directory {place}; a model of the Hugging Face Hub is written hub:{place}")
-        return registry.resolve(place).path
+        return _verified(place, registry)
     return None
+
+
+def _verified(reference: str, registry: Registry) -> Path:
+    artifact = registry.resolve(reference)
+    registry.check(artifact)
+    return artifact.path
 
 
 @dataclass(frozen=True)
@@ -96,13 +102,9 @@ class Available:
 
 def available(registry: Registry) -> list[Available]:
     """Built-in rewards, installed plugins (entry points in the group `align.reward_models`) and reward artifacts."""
-    from importlib.metadata import entry_points
-
-    plugins = {point.name: point.value for point in entry_points(group=_PLUGINS)}
-    found = [
-        Available(name, "built-in", f"{{model: {name}, …}}") for name in sorted({*builtin_rewards()} - plugins.keys())
-    ]
-    found += [Available(name, "plugin", place) for name, place in plugins.items()]
+    builtin, plugins = reward_models.BUILTIN, reward_models.plugins()
+    found = [Available(name, "built-in", f"{{model: {name}, …}}") for name in sorted(builtin)]
+    found += [Available(name, "plugin", entry.value) for name, entry in plugins.items() if name not in builtin]
     for artifact in registry.artifacts():
         if artifact.manifest.kind == "reward":
             found.append(Available(artifact.reference, "artifact", f"made {artifact.manifest.created}"))

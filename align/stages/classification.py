@@ -63,7 +63,7 @@ class Classification:
         )
         return _Trainer(
             model=model,
-            args=arguments(label_names=["labels"]),
+            args=arguments(label_names=["labels"], label_smoothing_factor=0.0),  # the loss has it
             train_dataset=rows,
             eval_dataset=self._rows(self.tuning, tokenizer),
             data_collator=Collator(tokenizer.pad_token_id),
@@ -192,16 +192,16 @@ class WeightedLoss:
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Mean over rows; over those of all accumulated batches where the trainer says how many they are."""
+        """Mean over labels [rows] or [rows, labels]; over those of all accumulated batches where the trainer says how
+        many they are."""
         weights = self.class_weights.to(outputs.logits.device)
         logits = outputs.logits.float()
         if labels.ndim == 2:
             softened = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
             losses = binary_cross_entropy_with_logits(logits, softened, pos_weight=weights, reduction="sum")
-            losses = losses / labels.shape[1]
         else:
             losses = cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing, reduction="sum")
-        return losses / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        return losses / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
 class _Trainer(GroupedByLength, Trainer):  # type: ignore[misc]

@@ -18,10 +18,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
-
 import reward_models
 from align import interrupt
 from align.configs.base import RewardSpec
@@ -35,12 +31,11 @@ from align.metrics.classification import roc_auc_interval
 from align.metrics.corpus import CorpusMetric
 from align.metrics.intervals import mean_interval, paired_difference
 from align.modeling.export import empty_directory
-from align.modeling.generation import Response, sample
-from align.modeling.load import load_causal_or_seq2seq, load_tokenizer
+from align.modeling.generation import Response
 from align.modeling.trunk import Batch, response_kl, response_log_probs, unwrapped
 from align.progress import track
 from align.stages import comparison
-from align.stages.responses import Responses
+from align.stages.responses import Responses, Subject, load_subject
 from align.tracking import Tracker
 from align.workspace import Inputs, Interval, Metrics, Workspace
 
@@ -48,15 +43,6 @@ logger = logging.getLogger(__name__)
 
 TOXIC_ABOVE = 0.5
 """Where the judge's toxicity says toxic rather than not, for the reward's AUC."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model under evaluation."""
-
-    name: str
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
 
 
 @dataclass
@@ -91,12 +77,15 @@ def run(config: EvaluateConfig, inputs: Inputs, workspace: Workspace, tracker: T
     others = [reference for reference in names if reference != config.baseline_model]
     measured: dict[str, Measured] = {}
     baseline: Subject | None = None
+    prompts = [row.prompt for row in rows]
     kept = Responses(workspace.checkpoints)
     with track("evaluate", total=len(rows) * len(names), initial=len(kept)) as advance:
         for reference in [config.baseline_model, *others]:
             subject = load_subject(names[reference], inputs[reference])
             baseline = baseline or subject
-            responses = respond(config, subject, rows, kept, advance)
+            responses = kept.to_all(
+                prompts, subject, config.generation, advance, seed=config.seed, batch_size=config.batch_size
+            )
             measured[subject.name] = measure(config, subject, baseline, rows, responses, judge, reward)
             if subject is baseline:
                 measured[subject.name].extra |= reward_agreement(config, measured[subject.name])
@@ -158,41 +147,6 @@ def _scorer(spec: RewardSpec, inputs: Inputs, **options: Any) -> reward_models.C
         return reward_models.load(reward_models.located(spec, inputs), **options)
     except reward_models.RewardError as error:
         raise UsageError(str(error)) from error
-
-
-def load_subject(name: str, directory: Path) -> Subject:
-    """A model with its tokenizer, on the GPU if there is one."""
-    model = load_causal_or_seq2seq(directory)
-    return Subject(name, model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(directory))
-
-
-def respond(
-    config: EvaluateConfig,
-    subject: Subject,
-    rows: Sequence[EvaluationExample],
-    kept: Responses,
-    advance: Callable[[int], None],
-) -> list[Response]:
-    """A response to every prompt, going on from what is kept."""
-    begun_with = len(kept)
-
-    def on_batch(count: int) -> None:
-        advance(count)
-        kept.keep()
-
-    responses = sample(
-        subject.model,
-        subject.tokenizer,
-        [row.prompt for row in rows],
-        config.generation,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        drawn=kept.of(subject.name),
-        on_batch=on_batch,
-    )
-    if len(kept) > begun_with:
-        kept.keep(now=True)
-    return responses
 
 
 def measure(

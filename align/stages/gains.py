@@ -5,25 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from align.metrics.overoptimization import fitted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCORES = {"reward": "eval/objective/scores", "judge": "eval/judge/scores"}
 """What is drawn, and its name in the evaluations."""
 
 
 def draw(evaluations: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Gains since the first evaluation over √KL, and the fitted curves of Gao et al. 2022, as PNG.
+    """The figure as PNG. The same evaluations give the same bytes."""
+    figure(evaluations).savefig(path, dpi=100, metadata={"Software": None})
 
-    A reward that rises while the judge falls is being exploited. The same evaluations give the same bytes.
+
+def figure(evaluations: Sequence[Mapping[str, float]]) -> Figure:
+    """Gains since the first evaluation over √KL, and the fitted curves of Gao et al. 2022.
+
+    A reward that rises while the judge falls is being exploited.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     distances = [math.sqrt(max(0.0, row["eval/objective/kl"])) for row in evaluations]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    result = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(result)
+    axes = result.add_subplot()
     for colour, (label, name) in enumerate(SCORES.items()):
         gains = [row[name] - evaluations[0][name] for row in evaluations]
         axes.plot(distances, gains, "o", color=f"C{colour}", label=label)
@@ -34,4 +43,4 @@ def draw(evaluations: Sequence[Mapping[str, float]], path: Path) -> None:
     axes.set_xlabel("√KL from the reference (nats per response)")
     axes.set_ylabel("gain in mean score, held-out prompts")
     axes.legend()
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    return result

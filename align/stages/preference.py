@@ -24,8 +24,7 @@ from align.modeling.training import LengthGroupedSampler
 from align.stages.classification import HELD_OUT
 from align.workspace import Interval
 from reward_models.classifier import joined
-
-LABEL = "preferred"
+from reward_models.preference import LABEL
 
 
 class PreferenceModelling:

@@ -46,7 +46,7 @@ NOISE_DENSITY, MEAN_SPAN = 0.15, 3.0
 MASKED, REPLACED, KEPT = 0.3, 0.1, 0.1
 """Share of tokens that an encoder predicts; of these, shares that stand as another token or as themselves."""
 HELD_OUT = 0.02
-"""Of the blocks, and at least one."""
+"""Of the blocks, and at least one that is full."""
 
 Ids = NDArray[np.int64]
 
@@ -55,16 +55,20 @@ def run(config: PretrainConfig, inputs: Inputs, workspace: Workspace, tracker: T
     """Train tokenizer and model, and measure the perplexity on held-out blocks.
 
     Raises:
-        UsageError: where the texts are too few for two blocks.
+        UsageError: where the texts are too few for a block to train on and one to measure with.
     """
     set_seed(config.seed)
     texts = examples.texts(config.data)
     random.Random(config.seed).shuffle(texts)  # Several data sets come one after another; every block range gets all.
     tokenizer = train_tokenizer(texts, config)
     blocks = pack(texts, tokenizer, config.max_length)
-    held_out = max(1, round(HELD_OUT * len(blocks)))
-    if len(blocks) < 2:
-        raise UsageError(f"the texts make only {len(blocks)} block of max_length {config.max_length} tokens, not two")
+    tokens = sum(map(len, blocks))
+    held_out = max(round(HELD_OUT * len(blocks)), 1 + bool(tokens % config.max_length))  # the last may be short
+    if len(blocks) <= held_out:
+        raise UsageError(
+            f"the texts make only {tokens} tokens: too few for two blocks of max_length {config.max_length}, one to "
+            "train on and one to measure with. More texts, or a lower max_length"
+        )
     train_blocks, test_blocks = blocks[:-held_out], blocks[-held_out:]
     model = new_model(config.architecture, config.size, tokenizer)
 

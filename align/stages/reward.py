@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import Trainer, TrainerCallback, set_seed
 
 import reward_models
 from align.configs.base import LoraSettings
@@ -27,15 +27,14 @@ from align.modeling.adapters import merged, save_adapter
 from align.modeling.checkpoints import intact
 from align.modeling.classifiers import attach, closing_texts
 from align.modeling.export import empty_directory, save_model
-from align.modeling.generation import sample
-from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_config, load_tokenizer, parameter_count
+from align.modeling.load import load_classifier, load_config, load_tokenizer, parameter_count
 from align.modeling.training import AveragedWeights, EarlyStopping, fit, training_arguments
+from align.progress import track
 from align.stages.classification import Classification
 from align.stages.preference import PreferenceModelling
+from align.stages.responses import Responses, load_subject
 from align.tracking import Tracker
 from align.workspace import Inputs, Interval, Metrics, Workspace
-
-DECLARATION = "reward_model.json"
 
 
 def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
@@ -85,7 +84,7 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
         declaration["probes"] = config.probes
     _declare(output, declaration)
     if config.normalize is not None:
-        moments = _moments(config.normalize, inputs[config.normalize.policy], output, config.seed)
+        moments = _moments(config.normalize, inputs[config.normalize.policy], output, workspace, config.seed)
         _declare(output, {**declaration, "moments": moments})
         metrics |= {f"reward_{name}": value for name, value in moments.items()}
     return metrics
@@ -128,15 +127,20 @@ def _require(config: RewardConfig, metrics: Metrics, output: Path) -> None:
         )
 
 
-def _moments(normalize: Normalize, policy: Path, output: Path, seed: int) -> dict[str, float]:
+def _moments(
+    normalize: Normalize, policy_directory: Path, output: Path, workspace: Workspace, seed: int
+) -> dict[str, float]:
     """Mean and standard deviation of the published reward on responses of a policy, one to each prompt.
 
     Raises:
+        Interrupted: after a checkpoint of the responses so far, where a signal asked to end.
         AlignError: the reward is the same for all of them.
     """
     prompts = examples.prompts(normalize.prompts)
-    tokenizer: PreTrainedTokenizerBase = load_tokenizer(policy)
-    responses = sample(load_causal_or_seq2seq(policy), tokenizer, prompts, normalize.generation, seed=seed)
+    policy = load_subject("policy", policy_directory)
+    kept = Responses(workspace.checkpoints / "moments")
+    with track("moments", total=len(prompts), initial=len(kept)) as advance:
+        responses = kept.to_all(prompts, policy, normalize.generation, advance, seed=seed)
     scores = reward_models.load(str(output)).score(prompts, [response.text for response in responses])
     std = statistics.pstdev(scores)
     if std < 1e-6:
@@ -147,4 +151,4 @@ def _moments(normalize: Normalize, policy: Path, output: Path, seed: int) -> dic
 
 
 def _declare(output: Path, declaration: dict[str, Any]) -> None:
-    (output / DECLARATION).write_text(json.dumps(declaration, indent=2) + "\n", encoding="utf-8")
+    (output / reward_models.DECLARATION).write_text(json.dumps(declaration, indent=2) + "\n", encoding="utf-8")

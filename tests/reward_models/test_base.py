@@ -18,7 +18,9 @@ def by_length(prompts, responses, references=None):
 
 def test_the_public_names():
     assert sorted(reward_models.__all__) == [
+        "BUILTIN",
         "CheckedModel",
+        "DECLARATION",
         "RewardError",
         "RewardModel",
         "Spec",
@@ -26,6 +28,7 @@ def test_the_public_names():
         "checked",
         "load",
         "located",
+        "plugins",
     ]
 
 
@@ -48,6 +51,24 @@ def test_a_function_becomes_a_reward_model_of_its_name():
 
 def test_a_function_without_references_is_not_given_any():
     assert checked(lambda prompts, responses: [1] * len(responses)).score(["p"], ["r"], ["s"]) == [1.0]
+
+
+def test_references_reach_the_parameter_of_their_name():
+    def keyword_only(prompts, responses, *, references=None):
+        return [float(reference == "s") for reference in references or "-"]
+
+    def further_on(prompts, responses, scale=2.0, references=None):
+        return [scale * (reference == "s") for reference in references or "-"]
+
+    def third(prompts, responses, truths):
+        return [float(truth == "s") for truth in truths]
+
+    def by_place(prompts, responses, references=None, /):
+        return third(prompts, responses, references)
+
+    for scorer, expected in ((keyword_only, 1.0), (further_on, 2.0), (third, 1.0), (by_place, 1.0)):
+        assert checked(scorer).score(["p"], ["r"], ["s"]) == [expected]
+    assert checked(keyword_only).score(["p"], ["r"]) == [0.0]
 
 
 def test_arrays_are_numbers_too():
@@ -134,3 +155,37 @@ def test_the_digest_follows_the_settings():
         return reward_models.load("rules", length={"target": target}).describe()["digest"]
 
     assert digest(3) == digest(3) != digest(4)
+
+
+class Parted:
+    """Scores well, and says this of its parts."""
+
+    name = "parted"
+
+    def __init__(self, say, batch_size=None):
+        self.components, self.batch_size = say, batch_size
+
+    def score(self, prompts, responses, references=None):
+        return [1.0] * len(responses)
+
+
+@pytest.mark.parametrize(
+    ("say", "message"),
+    [
+        (lambda: {"half": [1.0, math.nan]}, "component half of reward model parted: score 1 of 2 is nan"),
+        (lambda: {"half": [1.0]}, "component half of reward model parted returned 1 scores for 2 responses"),
+        (lambda: {"half": None}, "component half of reward model parted must return a list of 2 numbers, not None"),
+        (lambda: None, "reward model parted failed: TypeError"),
+        (lambda: {}["lost"], "reward model parted failed: KeyError: 'lost'"),
+    ],
+)
+def test_parts_are_checked_as_scores_are(say, message):
+    with pytest.raises(RewardError) as caught:
+        checked(Parted(say)).score(["p", "p"], ["a", "b"])
+    assert message in str(caught.value)
+
+
+def test_a_part_stands_beside_every_score():
+    said = iter([{"half": [1.0]}, {}])
+    with pytest.raises(RewardError, match="component half of reward model parted has 1 numbers for 2 responses"):
+        checked(Parted(lambda: next(said), batch_size=1)).score(["p", "p"], ["a", "b"])

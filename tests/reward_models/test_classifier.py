@@ -145,6 +145,49 @@ def test_the_declaration_beside_the_model_sets_defaults(make_classifier, prompts
 
 
 @pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({"label": "NonToxic"}, True),
+        ({"sign": 1, "transform": "log_odds", "input": "response"}, True),
+        ({"names": {}}, True),
+        ({"names": {"nontoxic": "nice"}, "label": "nice"}, True),
+        ({"max_length": 16, "batch_tokens": 64}, True),
+        ({"label": "toxic"}, False),
+        ({"names": {"nontoxic": "toxic", "toxic": "nontoxic"}}, False),
+        ({"sign": -1}, False),
+        ({"transform": "logit"}, False),
+        ({"input": "prompt_and_response"}, False),
+    ],
+)
+def test_moments_are_kept_until_another_number_is_read(make_classifier, tmp_path, asked, kept):
+    directory = tmp_path / "model"
+    shutil.copytree(make_classifier("roberta", ["toxic", "nontoxic"]), directory)
+    declaration = {"label": "nontoxic", "moments": {"mean": 0.5, "std": 2.0}}
+    (directory / "reward_model.json").write_text(json.dumps(declaration))
+    moments = reward_models.load(str(directory), **asked).describe()["moments"]
+    assert moments == ({"mean": 0.5, "std": 2.0} if kept else {"mean": 0.0, "std": 1.0})
+
+
+@pytest.mark.parametrize("declared", [{}, {"label": 3}, {"label": "polite"}])
+def test_a_declaration_that_reads_nothing_has_no_moments(make_classifier, tmp_path, declared):
+    directory = tmp_path / "model"
+    shutil.copytree(make_classifier("roberta", ["toxic", "nontoxic"]), directory)
+    declared["moments"] = {"mean": 0.5, "std": 2.0}
+    (directory / "reward_model.json").write_text(json.dumps(declared))
+    moments = reward_models.load(str(directory), label="nontoxic").describe()["moments"]
+    assert moments == {"mean": 0.0, "std": 1.0}
+
+
+def test_a_regression_of_several_numbers_is_no_choice_among_them(make_classifier, prompts, texts):
+    directory = make_classifier("roberta", ["polite", "brief"], "regression")
+    polite = scores(directory, prompts, texts, label="polite", transform="logit")
+    assert polite != scores(directory, prompts, texts, label="brief", transform="logit")
+    for transform in (None, "probability"):
+        with pytest.raises(RewardError, match="2 numbers of a regression, not one choice: say transform: logit"):
+            scores(directory, prompts, texts, label="polite", transform=transform)
+
+
+@pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
         (["toxic", "nontoxic"], {"label": "polite"}, "has no label 'polite'; its labels are toxic, nontoxic"),

@@ -82,12 +82,29 @@ def test_a_key_that_the_server_repeats_is_not_in_the_message(serve, monkeypatch,
         lambda handler, asked, number: handler.answer({"error": f"{KEY} is not known"}, 401),
         lambda handler, asked, number: handler.answer({"hello": KEY}),
         lambda handler, asked, number: handler.answer(said(f"your key is {KEY}")),
+        lambda handler, asked, number: handler.answer(b"", 302, Location=f"http://example.org/?key={KEY}"),
+        lambda handler, asked, number: raw(handler, f"HTTP/1.0 401 not {KEY}"),
+        lambda handler, asked, number: raw(handler, f"HTTP/1.0 500 not {KEY}"),
+        lambda handler, asked, number: raw(handler, f"not {KEY}"),
     ]
     for behave in bad:
         address, _ = serve(behave)
+        judge = reward_models.load("llm", address=address, llm="m", rubric=RUBRIC, key="JUDGE_KEY", retries=0)
         with pytest.raises(RewardError, match="…") as caught:
-            reward_models.load("llm", address=address, llm="m", rubric=RUBRIC, key="JUDGE_KEY").score(["p"], ["r"])
+            judge.score(["p"], ["r"])
         assert KEY not in str(caught.value) + caplog.text
+
+
+@pytest.mark.parametrize("content", [f"{KEY}\n# of the team", f"{KEY}é", f"{KEY} x\r\nX-Forged: 1", "\n"])
+def test_a_key_that_no_header_can_hold_is_refused_unsaid(monkeypatch, content):
+    monkeypatch.setenv("JUDGE_KEY", content)
+    with pytest.raises(RewardError, match="JUDGE_KEY, which `key` names, must hold one line of ASCII") as caught:
+        reward_models.load("llm", address="http://127.0.0.1:9", llm="m", rubric=RUBRIC, key="JUDGE_KEY")
+    assert KEY not in str(caught.value)
+
+
+def raw(handler, line):
+    handler.wfile.write(f"{line}\r\n\r\n".encode())
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,10 @@ def test_frozen_moments_and_probes_are_applied_where_the_model_declares_them(hea
     assert model.score(["p"], ["r"]) == pytest.approx([(raw - 0.5) / 2])
     assert model.probes() == [("Thank you.", "Go away.")]
     assert model.describe()["moments"] == {"mean": 0.5, "std": 2.0}
+    same = reward_models.load(str(head), input="prompt_and_response", names={"LABEL_0": "liked"})
+    assert same.score(["p"], ["r"]) == model.score(["p"], ["r"])
+    other = reward_models.load(str(head), input="response")
+    assert other.describe()["moments"] == {"mean": 0.0, "std": 1.0}
 
 
 def test_a_logit_named_for_something_else_is_a_classifier_of_responses(make_classifier: Any) -> None:

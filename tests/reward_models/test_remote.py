@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import reward_models
-from reward_models import RewardError
+from reward_models import RewardError, endpoint
 
 
 def scored(asked: dict[str, Any]) -> dict[str, Any]:
@@ -34,6 +34,28 @@ def test_a_busy_server_is_asked_again_with_the_same_id(serve):
     assert len({request["request"] for request in requests}) == 1
     assert len({request["headers"]["Idempotency-Key"] for request in requests}) == 1
     assert len(requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "pauses"),
+    [("1", [1, 1]), ("0", [0.01, 0.02]), ("86400", [30, 30]), ("-5", [0.01, 0.02]), ("Wed, 21 Oct", [0.01, 0.02])],
+)
+def test_a_server_may_say_when_to_come_again_within_bounds(serve, monkeypatch, asked_for, pauses):
+    slept = []
+    monkeypatch.setattr(endpoint.time, "sleep", slept.append)
+    address, requests = serve(lambda h, a, n: h.answer(b"busy", 429, **{"Retry-After": asked_for}))
+    with pytest.raises(RewardError, match="asked 3 times, without an answer: status 429"):
+        reward_models.load(address, retries=2).score(["p"], ["abc"])
+    assert slept == pauses
+    assert len(requests) == 3
+
+
+def test_without_more_said_a_server_has_some_seconds_to_come_back(monkeypatch):
+    slept = []
+    monkeypatch.setattr(endpoint.time, "sleep", slept.append)
+    with pytest.raises(RewardError, match="asked 6 times"):
+        reward_models.load("http://127.0.0.1:9").score(["p"], ["abc"])
+    assert 5 < sum(slept) < 10
 
 
 @pytest.mark.parametrize(
@@ -79,7 +101,14 @@ def test_a_slow_server_and_a_trickling_one_are_cut_off(serve):
             handler.wfile.flush()
             time.sleep(0.02)
 
-    for behave in (lambda h, a, n: time.sleep(0.6), trickle):
+    def trickle_the_body(handler, asked, number):
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n")
+        for _ in range(100):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.02)
+
+    for behave in (lambda h, a, n: time.sleep(0.6), trickle, trickle_the_body):
         address, _ = serve(behave)
         started = time.monotonic()
         with pytest.raises(RewardError, match=r"without an answer: .*(no answer within 0\.3 s|timed out)"):

@@ -61,3 +61,8 @@ def test_references_reach_the_model() -> None:
 def test_an_unknown_text_column_is_asked_for() -> None:
     with pytest.raises(UsageError, match=r"x has no column response or text .*, but tweet, label: say which"):
         data.texts([{"tweet": "a", "label": 1}], "x")
+
+
+def test_pairs_are_read_without_the_space_around_them_as_in_training() -> None:
+    pairs = data.pairs([{"prompt": "p\n", "chosen": " a\n", "rejected": " b"}], "x")
+    assert (pairs.prompts, pairs.chosen, pairs.rejected) == (["p\n"], ["a"], ["b"])

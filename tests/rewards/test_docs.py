@@ -71,3 +71,4 @@ def test_the_limits_are_those_of_the_server() -> None:
     )
     assert sentence in " ".join(GUIDE.split())
     assert f"{limits.waiting:,} items wait already" in " ".join(GUIDE.split())
+    assert f"more than {limits.connections} connections" in " ".join(GUIDE.split())

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -111,16 +112,19 @@ def test_a_port_in_use_is_said() -> None:
 @pytest.fixture
 def small() -> Iterator[str]:
     """The address of a server with narrow limits, in this process."""
-    import uvicorn
+    limits = serving.Limits(body_bytes=2000, items=3, waiting=4, seconds_to_send=0.5, connections=3)
+    with running("rewards_for_tests:nan", None, limits) as address:
+        yield address
 
-    limits = serving.Limits(body_bytes=2000, items=3, waiting=4, seconds_to_send=0.5)
-    app = serving.application(reward_models.load("rewards_for_tests:nan"), limits=limits)
+
+@contextmanager
+def running(model: str, token: str | None, limits: serving.Limits) -> Iterator[str]:
     sock = serving._bound("127.0.0.1", 0, None)
-    running = uvicorn.Server(uvicorn.Config(app, log_config=None))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [sock]}, daemon=True)
+    server = serving._server(reward_models.load(model), token, limits)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-    running.should_exit = True
+    server.should_exit = True
     thread.join(10)
 
 
@@ -150,12 +154,34 @@ def test_mixed_references_and_unknown_paths(small: str) -> None:
     assert ask(small, "/score", {"request": "r", "items": []}) == (200, {"request": "r", "scores": []})
 
 
-def test_a_request_that_never_arrives_is_cut_off(small: str) -> None:
-    connection = http.client.HTTPConnection(small.removeprefix("http://"), timeout=20)
-    connection.putrequest("POST", "/score")
+def begun(address: str, path: str = "/score") -> http.client.HTTPConnection:
+    """A request whose body does not come."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    connection.putrequest("POST", path)
     connection.putheader("Content-Length", "100")
     connection.endheaders(b"{")
-    assert connection.getresponse().status == 408
+    return connection
+
+
+def test_a_request_that_never_arrives_is_cut_off(small: str) -> None:
+    assert begun(small).getresponse().status == 408
+
+
+def test_without_the_token_no_body_is_read() -> None:
+    with running("rewards_for_tests:length", TOKEN, serving.Limits(seconds_to_send=5)) as address:
+        started = time.monotonic()
+        assert begun(address).getresponse().status == 401
+        assert begun(address, "/health").getresponse().status == 405
+        assert time.monotonic() - started < 2
+        assert ask(address, "/docs")[0] == 401
+
+
+def test_only_so_many_are_served_at_once(small: str) -> None:
+    held = [begun(small) for _ in range(4)]
+    assert 503 in [connection.getresponse().status for connection in held]
+    for connection in held:
+        connection.close()
+    assert reward_models.load(small).score([""], ["fine"]) == [1.0]
 
 
 def test_what_the_model_refuses_stops_the_client_with_its_name(small: str) -> None:
@@ -176,12 +202,14 @@ class Slow:
         self.go.wait(10)
         if "broken" in responses:
             raise RewardError("broken")
+        if "cursed" in responses:
+            raise ArithmeticError("cursed")
         return [float(len(text)) for text in responses]
 
 
 def test_what_comes_in_while_the_model_is_busy_is_one_batch() -> None:
     async def scenario() -> list[Any]:
-        batcher = serving.Batcher(reward_models.checked(model), 9)
+        batcher = serving.Batcher(model, 10)  # not `checked`, so that other errors come out of it as well
         worker = asyncio.create_task(batcher.run())
 
         def asked(*texts: str) -> asyncio.Task[list[float]]:
@@ -191,16 +219,34 @@ def test_what_comes_in_while_the_model_is_busy_is_one_batch() -> None:
         first = asked("a")
         while not model.sizes:
             await asyncio.sleep(0.01)
-        others = [asked("bb", "ccc"), asked("dddd"), asked("broken"), asked(*"too many")]
+        others = [asked("bb", "ccc"), asked("dddd"), asked("broken"), asked("cursed"), asked(*"too many")]
         await asyncio.sleep(0.05)
         model.go.set()
-        found = await asyncio.gather(first, *others, return_exceptions=True)
+        found = await asyncio.wait_for(asyncio.gather(first, *others, return_exceptions=True), 5)
+        assert await asyncio.wait_for(asked("then"), 5) == [4.0]
         worker.cancel()
         return found
 
     model = Slow()
-    first, second, third, broken, refused = asyncio.run(scenario())
+    first, second, third, broken, cursed, refused = asyncio.run(scenario())
     assert (first, second, third) == ([1.0], [2.0, 3.0], [4.0])
     assert isinstance(broken, RewardError)  # and only the one who asked for it
+    assert isinstance(cursed, RewardError)
+    assert str(cursed) == "reward model slow failed: ArithmeticError: cursed"
     assert isinstance(refused, asyncio.QueueFull)
-    assert model.sizes == [1, 4, 2, 1, 1]
+    assert model.sizes == [1, 5, 2, 1, 1, 1, 1]
+
+
+def test_a_server_whose_worker_has_ended_says_so() -> None:
+    from fastapi.testclient import TestClient
+
+    app = serving.application(reward_models.load("rewards_for_tests:length"))
+    with TestClient(app) as client:
+        assert client.get("/health").json() == {"status": "ok"}
+        app.state.worker.cancel()
+        for _ in range(50):
+            if client.get("/health").status_code != 200:
+                break
+        for answer in (client.get("/health"), client.post("/score", json=question("abc"))):
+            assert answer.status_code == 503
+            assert answer.json() == {"detail": "what asks the model has ended: start the server again"}

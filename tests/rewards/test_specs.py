@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from align.cli import app
 from align.errors import UsageError
 from align.registry import Registry
 from align.rewards import specs
@@ -66,6 +68,27 @@ def test_what_is_no_model_is_said(registry: Registry, text: str, message: str) -
     assert message in str(caught.value)
 
 
-def test_what_is_available(registry: Registry) -> None:
+@pytest.mark.parametrize("text", ["toxicity", "registry:toxicity@v1", "{combine: minimum, of: [toxicity]}"])
+def test_a_damaged_artifact_is_refused_before_it_scores(registry: Registry, text: str) -> None:
+    weights = registry.resolve("toxicity").path / "model.safetensors"
+    weights.chmod(0o644)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # as many bytes as before
+    weights.write_bytes(content)
+    command = ["reward", "score", text, "--registry", str(registry.root)]
+    result = CliRunner().invoke(app, command, input="w4 w5\n")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "model.safetensors" in result.stderr
+
+
+def test_what_is_available(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    information = tmp_path / "some_rewards-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: some-rewards\nVersion: 1.0\n")
+    offered = "polite = rewards_for_tests:Polite\nrules = rewards_for_tests:length\n"
+    (information / "entry_points.txt").write_text(f"[align.reward_models]\n{offered}")
+    monkeypatch.syspath_prepend(str(tmp_path))
     found = {(one.name, one.source) for one in specs.available(registry)}
-    assert {("rules", "built-in"), ("toxicity@v1", "artifact")} <= found
+    assert {("rules", "built-in"), ("polite", "plugin"), ("toxicity@v1", "artifact")} <= found
+    assert ("rules", "plugin") not in found  # what is built in is meant
+    assert specs.load("polite", registry).name == "polite"

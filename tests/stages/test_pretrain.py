@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 
 from align import interrupt
 from align.configs.pretrain import PretrainConfig
+from align.data import examples
 from align.errors import AlignError, Interrupted, UsageError
+from align.modeling.load import load_tokenizer
 from align.stages import pretrain
 from align.tracking import EventLog, NullTracker
 from align.workspace import Workspace
@@ -158,8 +160,18 @@ def test_padding_of_the_last_block_is_not_in_the_loss() -> None:
 
 def test_too_little_text(pretrain_config: Config, tmp_path: Path) -> None:
     huge = pretrain_config("t5").model_copy(update={"max_length": 100_000})
-    with pytest.raises(UsageError, match="make only 1 block"):
+    with pytest.raises(UsageError, match=r"make only \d+ tokens: too few for two blocks"):
         pretrain.run(huge, {}, Workspace(tmp_path), NullTracker())
+
+
+def test_a_remainder_is_not_all_that_is_measured_on(pretrain_config: Config, tmp_path: Path) -> None:
+    config = pretrain_config("llama", max_steps=1)
+    texts = examples.texts(config.data)
+    tokens = sum(map(len, pretrain.pack(texts, pretrain.train_tokenizer(texts, config), 100)))
+    short = config.model_copy(update={"max_length": (tokens - 1) // 4})  # four blocks and 1 to 4 tokens
+    metrics = pretrain.run(short, {}, Workspace(tmp_path), NullTracker())
+    assert metrics["tokens"] == 3 * short.max_length
+    assert metrics["perplexity"] == pytest.approx(len(load_tokenizer(tmp_path / "output")), rel=0.3)
 
 
 def test_a_loss_gone_wrong_stops_the_stage(

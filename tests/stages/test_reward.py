@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import shutil
 from pathlib import Path
@@ -20,7 +21,7 @@ from align.errors import AlignError, Interrupted, UsageError
 from align.modeling import calibration, classifiers
 from align.modeling.generation import sample
 from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_config, load_tokenizer
-from align.stages import classification, preference, reward
+from align.stages import classification, preference, responses, reward
 from align.tracking import NullTracker
 from align.workspace import Interval, Workspace
 
@@ -248,7 +249,7 @@ def test_labels_that_hold_together(tiny_models: dict[str, Path], tables: dict[st
             "class_weights": "balanced",
             "calibration": "temperature",
             "max_length": 64,
-            "train": {"num_train_epochs": 6, "learning_rate": 5e-3, "label_smoothing_factor": 0.05},
+            "train": {"num_train_epochs": 12, "learning_rate": 5e-3, "label_smoothing_factor": 0.05},
         }
     )
     metrics = reward.run(config, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
@@ -262,6 +263,26 @@ def test_labels_that_hold_together(tiny_models: dict[str, Path], tables: dict[st
     texts = ["red lovely cat", "red rotten cat", "red rotten cat runs"]
     fine, rude, both = reward_models.load(str(tmp_path / "output")).score([""] * 3, texts)
     assert fine > 0 > max(rude, both)
+
+
+def test_the_loss_of_labels_that_hold_together_is_their_mean(
+    tiny_models: dict[str, Path], tables: dict[str, Path], tmp_path: Path
+) -> None:
+    data = {"dataset": {"path": str(tables["noisy"])}, "text": "{text}", "labels": {"rude": "rot", "loud": "noise"}}
+    train = {"max_steps": 3, "learning_rate": 1e-12, "gradient_accumulation_steps": 2}
+    config = RewardConfig.model_validate(
+        {
+            "kind": "reward",
+            "model": "base",
+            "labels": {"negative": "rude"},
+            "data": [data],
+            "calibration": "temperature",
+            "max_length": 64,
+            "train": train,
+        }
+    )
+    metrics = reward.run(config, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+    assert metrics["train_loss"] == pytest.approx(math.log(2), abs=0.05)  # of a head that knows nothing
 
 
 def test_early_stopping_publishes_the_best_weights(tiny_models: dict[str, Path], tmp_path: Path, noisy: Any) -> None:
@@ -357,13 +378,50 @@ def test_rewards_of_the_policy_have_mean_0_and_variance_1(
     assert moments == {"mean": metrics["reward_mean"], "std": metrics["reward_std"]}
     texts = examples.prompts(config.normalize.prompts)
     policy, tokenizer = load_causal_or_seq2seq(tiny_models["llama"]), load_tokenizer(tiny_models["llama"])
-    responses = sample(policy, tokenizer, texts, config.normalize.generation, seed=config.seed)
-    answers = [response.text for response in responses]
+    drawn = sample(policy, tokenizer, texts, config.normalize.generation, seed=config.seed)
+    answers = [response.text for response in drawn]
     scores = torch.tensor(reward_models.load(str(tmp_path / "output")).score(texts, answers))
     assert scores.mean().item() == pytest.approx(0, abs=1e-5)
     assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    same = reward_models.load(str(tmp_path / "output"), label="Preferred", transform="log_odds", sign=1)
+    assert same.score(texts, answers) == pytest.approx(scores.tolist(), abs=1e-5)
     raw = reward_models.load(str(tmp_path / "output"), transform="probability").score(texts, answers)
     assert all(0 < one < 1 for one in raw)  # Read in another way, the moments are not its own.
+
+
+def test_moments_that_were_interrupted_go_on_with_the_responses_there_are(
+    tiny_models: dict[str, Path],
+    tables: dict[str, Path],
+    tmp_path: Path,
+    preferring: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut = {"marker": "\n\nAssistant:", "columns": ["chosen", "rejected"]}
+    prompts = [{"dataset": {"path": str(tables["pairs"]), "last_reply": cut}, "prompt": "{prompt}", "limit": 12}]
+    config = preferring(
+        normalize={"policy": "sft", "prompts": prompts * 10, "generation": {"max_new_tokens": 4}},
+        train={"max_steps": 1},
+    )
+    inputs = {"base": tiny_models["roberta"], "sft": tiny_models["llama"]}
+    reward.run(config, inputs, Workspace(tmp_path / "whole"), NullTracker())
+    sampled: list[int] = []
+
+    def sampling(model: Any, tokenizer: Any, prompts: Any, *args: Any, on_batch: Any, drawn: Any, **kwargs: Any) -> Any:
+        def interrupting(count: int) -> None:
+            sampled.append(count)
+            if len(sampled) == 1:
+                monkeypatch.setattr(interrupt, "_received", 15)
+            on_batch(count)
+
+        return sample(model, tokenizer, prompts, *args, on_batch=interrupting, drawn=drawn, **kwargs)
+
+    monkeypatch.setattr(responses, "sample", sampling)
+    with pytest.raises(Interrupted, match="a checkpoint of 64 responses was saved"):
+        reward.run(config, inputs, Workspace(tmp_path / "parts"), NullTracker())
+    monkeypatch.setattr(interrupt, "_received", None)
+    reward.run(config, inputs, Workspace(tmp_path / "parts"), NullTracker())
+    assert sampled == [64, 56]
+    assert _files(tmp_path / "parts" / "output") == _files(tmp_path / "whole" / "output")
 
 
 def test_the_average_of_the_weights_is_published(tiny_models: dict[str, Path], tmp_path: Path, configured: Any) -> None:
