@@ -97,6 +97,10 @@ def collect(registry: Registry, age: float = 0.0) -> Garbage:
     removed: list[Artifact] = []
     lock = FileLock(registry.prepared("locks") / "gc")
     with registry.writing("could not remove all garbage"), lock:
+        leftovers = find(registry, age).leftovers
+        size = sum(map(_size, leftovers))
+        for path in leftovers:  # first: that its work is published shows only as long as that is there
+            _clear_away(registry, path)
         while True:
             claims = _claims(registry, 0.0)[0]
             garbage = find(registry, age)
@@ -107,10 +111,7 @@ def collect(registry: Registry, age: float = 0.0) -> Garbage:
                 _remove(registry, artifact)
                 removed.append(artifact)
             else:
-                size = sum(map(_size, garbage.leftovers)) + sum(map(_artifact_size, removed))
-                for path in garbage.leftovers:
-                    _clear_away(registry, path)
-                return Garbage(removed, garbage.leftovers, garbage.kept, size)
+                return Garbage(removed, leftovers, garbage.kept, size + sum(map(_artifact_size, removed)))
 
 
 def _clear_away(registry: Registry, path: Path) -> None:
@@ -149,7 +150,8 @@ def _workspaces(registry: Registry) -> list[Path]:
 
 
 def _is_left(registry: Registry, path: Path, artifacts: Iterable[Artifact], now: float, age: float) -> bool:
-    """Whether no run works here, and what was made here is published; or an age is given, and nobody came since."""
+    """Whether no run works here, and what was made here is published; or an age is given, and nobody came since. What
+    does not say with what it was begun is not gone on with, and goes after a day."""
     begun = _json(Workspace(path).begun)
     published = (
         not begun.get("forced")
@@ -159,7 +161,8 @@ def _is_left(registry: Registry, path: Path, artifacts: Iterable[Artifact], now:
             for artifact in artifacts
         )
     )
-    if not published and (not age or now - _last_change(path) < max(age, DAY)):
+    patience = DAY if not begun else max(age, DAY) if age else math.inf
+    if not published and now - _last_change(path) < patience:
         return False
     try:
         with FileLock(registry.prepared("locks") / path.name, timeout=0):

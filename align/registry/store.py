@@ -369,7 +369,11 @@ class Registry:
         return self.root / "workspaces" / f"{name}-{fingerprint[:16]}"
 
     def discard(self, workspace: Workspace) -> None:
-        """Remove what a finished stage leaves in its workspace, all but its record of events."""
+        """Remove what a finished stage leaves in its workspace, all but its record of events.
+
+        With what it was begun goes first: if this is cut short, nothing that is left is gone on with.
+        """
+        workspace.begun.unlink(missing_ok=True)
         for path in workspace.path.iterdir() if workspace.path.exists() else ():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from align.errors import VerificationError
+from align.errors import AlignError, VerificationError
 from align.registry import Artifact, InputRecord, Registry, archive, collection
 
 FINGERPRINT = "f" * 64
@@ -139,7 +139,7 @@ def test_a_stage_that_was_stopped_keeps_what_it_is_to_go_on_with(registry: Regis
 
 
 def test_a_workspace_whose_work_is_published_is_garbage_unless_somebody_is_at_it(
-    registry: Registry, versions: Callable, publish: Callable
+    registry: Registry, versions: Callable, publish: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     """As a run leaves it that was killed before it had cleared it away."""
     used, other, _ = versions(3, "base")
@@ -159,11 +159,31 @@ def test_a_workspace_whose_work_is_published_is_garbage_unless_somebody_is_at_it
         assert begun(False, used.digest) == []
     assert begun(False, used.digest) == [workspace.path.name]
     found = collection.find(registry)
+    with monkeypatch.context() as patch:
+        patch.setattr(collection, "_remove", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(AlignError, match="could not remove all garbage"):
+            collection.collect(registry)
+    assert [path.name for path in workspace.path.iterdir()] == ["events.jsonl"]
+    (workspace.checkpoints / "weights.pt").mkdir(parents=True)
+    assert collection.find(registry).leftovers == []  # a run may be about to say with what it begins
+    (workspace.checkpoints / "weights.pt").rmdir()
+    workspace.checkpoints.rmdir()
+    begun(False, used.digest)
+    (workspace.path / "weights.pt").write_bytes(bytes(1000))
     removed = collection.collect(registry)
     assert [one.reference for one in removed.artifacts] == ["sft@v1", "base@v2", "base@v1"]
     assert removed.size == found.size > 1000
     assert [path.name for path in workspace.path.iterdir()] == ["events.jsonl"]
     assert collection.find(registry).leftovers == []
+
+
+def test_what_does_not_say_with_what_it_was_begun_goes_after_a_day(registry: Registry, versions: Callable):
+    versions(1)
+    workspace = registry.workspace("ppo", FINGERPRINT)
+    for age, left in ((1_000, []), (100_000, [workspace.path])):
+        for path in (*workspace.path.iterdir(), workspace.path):
+            os.utime(path, (time.time() - age,) * 2)
+        assert collection.find(registry).leftovers == left
 
 
 def test_a_workspace_that_nobody_came_back_to_is_garbage_if_one_asks_for_old_ones(
