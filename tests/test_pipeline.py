@@ -198,6 +198,25 @@ def test_what_changes_while_a_stage_is_at_work_is_not_published(
     assert Registry("registry").versions(kind) == []
 
 
+def test_checkpoints_of_data_that_changed_are_not_gone_on_with_when_it_is_put_back(
+    here: Path, stage: FakeStage
+) -> None:
+    rows = here / "rows.jsonl"
+    before = rows.read_text()
+    stage.fail = Interrupted(2, "interrupted")
+    stage.at_work = lambda kind: kind == "ppo" and rows.write_text(before + before)
+    with pytest.raises(Interrupted):
+        align.run("tiny.yaml")
+    rows.write_text(before)
+    (kept,) = (here / "registry" / "workspaces").glob("ppo-*/checkpoints/step-1")
+    (kept / "progress").touch()
+    stage.at_work = lambda kind: None
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            align.run("tiny.yaml")
+        assert not (kept / "progress").exists()
+
+
 def test_what_changes_before_a_stage_begins_stops_it_at_once(here: Path, stage: FakeStage) -> None:
     stage.at_work = lambda kind: (here / "rows.jsonl").unlink(missing_ok=True)
     with pytest.raises(UsageError, match=r"stages\.sft: data file rows\.jsonl does not exist.* this run was planned"):
@@ -351,7 +370,7 @@ def test_checkpoints_made_with_other_inputs_are_not_gone_on_with(
     with pytest.raises(Interrupted), caplog.at_level(logging.WARNING):
         align.run("tiny.yaml", force=["sft"])
     assert not (kept / "progress").exists()
-    assert "ppo: its inputs are not those that its checkpoints were made with" in caplog.text
+    assert "ppo: its checkpoints were made with other inputs or data" in caplog.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

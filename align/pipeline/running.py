@@ -95,14 +95,19 @@ def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode 
         if waited_for and same_inputs(waited_for, inputs):
             logger.info("%s: another run has just made %s", step.name, waited_for.reference)
             return waited_for
+        if changed := _changed(plan, step):
+            raise UsageError("\n".join(changed))
         with registry.writing(f"stage {step.name} cannot be begun"):
             taken = {place: _record(source) for place, source in inputs.items()}
-            if changed := _changed(plan, step):
-                raise UsageError("\n".join(changed))
             workspace = beginning.workspace(registry, step, taken)
             logger.info("%s: %s (%s)", step.name, step.action, step.reason)
             directories = _directories(step, inputs, registry, workspace)
-        metrics = _compute(plan, step, directories, workspace, wandb)
+        try:
+            metrics = _compute(plan, step, directories, workspace, wandb)
+        except BaseException:
+            if _changed(plan, step):  # should all be put back as it was, these checkpoints are not to be gone on with
+                workspace.begun.unlink(missing_ok=True)
+            raise
         if changed := _changed(plan, step):
             registry.discard(workspace)
             raise UsageError("\n".join([*changed, f"Nothing of stage {step.name} was published or kept."]))
@@ -132,7 +137,7 @@ def _changed(plan: Plan, step: Step) -> list[str]:
     try:
         now = identity.data_fingerprints(step.config)
         now |= {place: pin_of(source.reference) for place, source in outside.items()}
-    except (UsageError, FileNotFoundError) as error:
+    except (UsageError, OSError) as error:
         return [f"stages.{step.name}: {error}. It was there when this run was planned"]
     return [
         placed(
