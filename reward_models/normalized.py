@@ -78,7 +78,7 @@ class Normalized:
 def _rows(name: str, normalize: Any) -> list[dict[str, str]]:
     if isinstance(normalize, str | Path):
         try:
-            lines = Path(normalize).expanduser().read_text(encoding="utf-8").splitlines()
+            lines = Path(normalize).expanduser().read_text(encoding="utf-8-sig").split("\n")  # texts may hold U+2028
             rows = [json.loads(line) for line in lines if line.strip()]
         except (OSError, ValueError) as error:
             raise RewardError(f"{name}: normalize: {normalize} cannot be read as JSONL: {error}") from error

@@ -21,14 +21,19 @@ def length(
     """1 at `target` characters or words, falling evenly to 0 at `width` of them (default: `target`) away from it."""
     if unit not in ("characters", "words"):
         raise ValueError(f"unit is characters or words, not {unit!r}")
+    for key, value in (("target", target), ("width", target if width is None else width)):
+        if not is_number(value) or value <= 0:
+            raise ValueError(f"{key} must be a number above 0, not {value!r}")
     count = len(response) if unit == "characters" else len(response.split())
-    return max(0.0, 1.0 - abs(count - target) / (width or target))
+    return max(0.0, 1.0 - abs(count - target) / (target if width is None else width))
 
 
 def banned(response: str, *, pattern: str | None = None, phrases: Sequence[str] = ()) -> float:
     """1 where neither the regular expression nor, as whole words, any phrase is found (ignoring case), else 0."""
     if isinstance(phrases, str) or not (pattern or phrases):
         raise ValueError("name a pattern, or a list of phrases")
+    if not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
+        raise ValueError("phrases must be texts that are not empty")
     looked_for = [*([pattern] if pattern else []), *(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in phrases)]
     return float(not any(re.search(one, response, re.IGNORECASE) for one in looked_for))
 
@@ -40,6 +45,8 @@ def required(response: str, *, pattern: str) -> float:
 
 def repetition(response: str, *, words: int = 2) -> float:
     """The share of runs of so many words that occur for the first time: 1 where nothing is said twice."""
+    if not isinstance(words, int) or isinstance(words, bool) or words < 1:
+        raise ValueError(f"words must be a whole number, 1 or more, not {words!r}")
     said = response.lower().split()
     runs = [tuple(said[i : i + words]) for i in range(len(said) - words + 1)]
     return len(set(runs)) / len(runs) if runs else 1.0
@@ -141,6 +148,6 @@ def _validated(rule: str, given: Mapping[str, Any]) -> tuple[float, dict[str, An
     try:
         inspect.signature(RULES[rule]).bind("", **settings)
         RULES[rule]("", **settings)
-    except (TypeError, ValueError, ZeroDivisionError, re.error) as error:
+    except (TypeError, ValueError, re.error) as error:
         raise RewardError(f"rules: {rule} with {settings or 'no settings'}: {error}") from error
     return float(weight), settings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from align.cli.commands import AsJson, Command, Debug, RegistryOption, console, print_json, readable
-from align.errors import VerificationError
+from align.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -30,7 +30,7 @@ def list_artifacts(registry: RegistryOption = None, as_json: AsJson = False, deb
     store = _open(registry)
     artifacts, damaged = store.survey()
     names = {artifact.name for artifact in artifacts}
-    tagged, latest = {name: store.aliases(name) for name in names}, {name: store.versions(name)[-1] for name in names}
+    tagged, latest = {name: _aliases(store, name) for name in names}, {name: store.versions(name)[-1] for name in names}
     pinned = {name: store.pins(name) for name in names}
     rows = [
         {
@@ -54,6 +54,14 @@ def list_artifacts(registry: RegistryOption = None, as_json: AsJson = False, deb
         typer.echo(f"{store.root} holds no artifact yet; align run makes some")
     if damaged:
         raise VerificationError("\n".join(map(str, damaged)))
+
+
+def _aliases(store: Registry, name: str) -> dict[str, str]:
+    """None of a name of which one is damaged: that is among the problems."""
+    try:
+        return store.aliases(name)
+    except VerificationError:
+        return {}
 
 
 _HEAD = ["artifact", "kind", "created", "size", "digest", "aliases"]
@@ -88,7 +96,7 @@ def show(
         return
     printer = console()
     printer.print(f"{artifact.reference} ({artifact.manifest.kind}), made {artifact.manifest.created}", style="bold")
-    printer.print(f"path         {artifact.path}", soft_wrap=True)
+    printer.print(f"path         {artifact.path}", soft_wrap=True, markup=False)
     printer.print(f"digest       {artifact.digest}")
     printer.print(f"fingerprint  {artifact.manifest.fingerprint}")
     for part in ("inputs", "metrics", "config", "environment"):
@@ -139,7 +147,7 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Hash every byte, and say what is not as it was published. Exit code 3 if anything is."""
-    store = _open(registry)
+    store = _existing(registry)
     problems = store.verify(reference)
     if as_json:
         print_json([asdict(problem) for problem in problems])
@@ -216,7 +224,7 @@ def gc(
     """Find versions that no alias, pin, run or later artifact needs. Removes them only with --delete."""
     from align.registry import collection
 
-    store = _open(registry)
+    store = _existing(registry)
     seconds = older * collection.DAY
     garbage = collection.collect(store, seconds) if delete else collection.find(store, seconds)
     references = [artifact.reference for artifact in garbage.artifacts]
@@ -276,7 +284,7 @@ def push(reference: ReferenceArgument, url: UrlArgument, registry: RegistryOptio
     """Copy an artifact and all that it was made from to a mirror."""
     from align.registry.mirror import Mirror
 
-    for pushed, new in Mirror(url).push(_open(registry), reference).items():
+    for pushed, new in Mirror(_lasting(url)).push(_open(registry), reference).items():
         typer.echo(f"{pushed}: {'pushed' if new else 'was there'}")
 
 
@@ -285,7 +293,7 @@ def pull(reference: ReferenceArgument, url: UrlArgument, registry: RegistryOptio
     """Take an artifact, and all that it was made from, from a mirror. Every byte is verified first."""
     from align.registry.mirror import Mirror
 
-    artifact = Mirror(url).pull(_open(registry), reference)
+    artifact = Mirror(_lasting(url)).pull(_open(registry), reference)
     typer.echo(f"{artifact.reference} is at {artifact.path}")
 
 
@@ -293,6 +301,20 @@ def _open(path: str | None) -> Registry:
     from align.registry import Registry
 
     return Registry.at(path)
+
+
+def _existing(path: str | None) -> Registry:
+    """For what makes sense only where something has been published."""
+    store = _open(path)
+    if not any((store.root / part).exists() for part in ("registry.json", "artifacts")):
+        raise UsageError(f"there is no registry at {store.root}; name another with --registry")
+    return store
+
+
+def _lasting(url: str) -> str:
+    if url.startswith("memory:"):
+        raise UsageError(f"{url} ends with this command: name a place that lasts")
+    return url
 
 
 def _lineage_json(found: Lineage) -> dict[str, Any]:

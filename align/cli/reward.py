@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from align.registry import Registry
     from reward_models import CheckedModel
 
+_TEXT_FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".md")
 TOKEN = "ALIGN_REWARD_TOKEN"
 
 app = typer.Typer(
@@ -95,16 +97,16 @@ def score(
     debug: Debug = False,
 ) -> None:
     """Score rows: {"prompt": …, "response": …} a line, or a response a line. Prints them with their `score`."""
+    from align.data import sources
     from align.progress import track
     from align.rewards import scoring
 
-    if source is None:
-        rows = scoring.read(sys.stdin, "standard input", plain=plain)
+    if source is not None:
+        rows = scoring.read(sources.lines(source), str(source), plain=plain)
+    elif sys.stdin is None:
+        raise UsageError("standard input is closed: name a FILE")
     else:
-        try:
-            rows = scoring.read(source.open(encoding="utf-8"), str(source), plain=plain)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{source}: cannot be read: {error}") from error
+        rows = scoring.read(sources.decoded(sys.stdin.buffer, "standard input"), "standard input", plain=plain)
     loaded = _load(model, registry)
     with track("score", total=len(rows)) as advance:
         for row in scoring.score(loaded, rows, advance):
@@ -143,18 +145,20 @@ def evaluate(
     """
     from align.rewards import data, evaluation
 
+    if threshold is not None and not math.isfinite(threshold):
+        raise UsageError(f"--threshold {threshold}: a finite number")
     selected, place = data.select(rows)
+    _make(output)
     if data.are_pairs(selected):
         only_labels: dict[str, object] = {
             "--positive": positive,
             "--response": response,
             "--terms": terms,
             "--threshold": threshold,
-            "--reference": reference,
         }
         if given := [option for option, value in only_labels.items() if value is not None]:
             raise UsageError(f"{place} holds pairs (chosen, rejected), of which {given[0]} says nothing: remove it")
-        pairs = data.pairs(selected, place, prompt)
+        pairs = data.pairs(selected, place, prompt, reference)
         result = evaluation.preferred(_load(model, registry), pairs, by=by or ())
     else:
         texts = data.texts(selected, place, response, prompt, reference)
@@ -165,7 +169,10 @@ def evaluate(
         )
     scores = result.pop("scores")
     if output is not None:
-        _write_evaluation(output, result, scores)
+        try:
+            _write_evaluation(output, result, scores)
+        except OSError as error:
+            raise AlignError(f"--output {output}: cannot be written: {error.strerror}") from error
     if as_json:
         print_json(result)
     else:
@@ -254,22 +261,35 @@ def _probe(text: str) -> tuple[str, str]:
 
 
 def _terms(given: str | None) -> list[str]:
+    from align.data import sources
+
     if given is None:
         return []
-    path = Path(given)
-    words = path.read_text(encoding="utf-8").splitlines() if path.is_file() else given.split(",")
+    words: Iterable[str] = given.split(",")
+    if "," not in given and Path(given).is_file():
+        words = sources.lines(Path(given))
+    elif "," not in given and (given.endswith(_TEXT_FILES) or given.startswith(("/", "./", "../", "~"))):
+        raise UsageError(f"--terms {given}: there is no such file (looked from {Path.cwd()})")
     found = list(dict.fromkeys(word.strip() for word in words if word.strip()))
     if not found:
         raise UsageError(f"--terms {given}: no term in it")
     return found
 
 
+def _make(directory: Path | None) -> None:
+    """Before anything is scored: all of it would be lost at the end."""
+    try:
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {directory}: no directory can be made there: {error.strerror}") from error
+
+
 def _write_evaluation(directory: Path, result: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> None:
     from align.rewards import plots
 
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    lines = [json.dumps({"row": row, **one}) + "\n" for row, one in enumerate(scores, start=1)]
+    lines = [json.dumps(one) + "\n" for one in scores]
     (directory / "scores.jsonl").write_text("".join(lines), encoding="utf-8")
     if "reliability" in result:
         error = result["metrics"]["calibration_error"]["value"]

@@ -88,6 +88,8 @@ def _label_problems(wanted: RewardLabels, counts: dict[str, Counter[str]]) -> li
     if wanted.scored not in training:
         key = "positive" if wanted.positive else "negative"
         problems.append(f"labels.{key}: {wanted.scored!r} is not among the labels of the data: {_counted(training)}")
+    if problem := examples.ambiguity(training):
+        problems.append(f"data: {problem}")
     for field, labels in counts.items():
         if len(labels) < 2:
             problems.append(f"{field}: all rows have one label, {_counted(labels)}; a classifier needs two")

@@ -7,7 +7,8 @@ be left of a text that a model must read or write.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from align.configs.base import (
@@ -128,6 +129,15 @@ def labelled(data: Sequence[LabelledData]) -> list[Labelled]:
     return examples
 
 
+def ambiguity(labels: Collection[str]) -> str | None:
+    """What is wrong with labels that are equal but for case and space around them: the published reward, which is told
+    its label by name, could not tell them apart. None where all differ."""
+    counts = Counter(label.strip().casefold() for label in labels)
+    if same := sorted(label for label in labels if counts[label.strip().casefold()] > 1):
+        return f"labels that differ in case or space alone: {_listed(same)}; make them one, as label.names can"
+    return None
+
+
 def multi_labelled(data: Sequence[LabelledData]) -> list[MultiLabelled]:
     """Texts with the labels that hold of them, in the order of the data. A row with an empty label is left out.
 
@@ -220,7 +230,7 @@ def _labels(values: Sequence[object], label: LabelConfig, place: str) -> list[st
         except ValueError as error:
             raise UsageError(f"{place}: column {label.column!r} needs numbers for a threshold, but: {error}") from error
         return [None if one is None else label.above if one > label.threshold else label.below for one in numbers]
-    spellings = [None if value is None or value == "" else sources.spelled(value) for value in values]
+    spellings = [None if sources.is_empty(value) else sources.spelled(value) for value in values]
     if label.names is None:
         return spellings
     names = {sources.spelled(key): name for key, name in label.names.items()}

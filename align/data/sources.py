@@ -192,12 +192,39 @@ def number(value: Any) -> float | None:
     return None if math.isnan(parsed) else parsed
 
 
+def is_empty(value: Any) -> bool:
+    """Whether nothing stands in a cell: null, no character, NaN."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
 def spelled(value: Any) -> str:
     """A cell as a recipe writes it, whichever format it came from: `1.0` is "1", `True` is "true"."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value)
     return text.lower() if text in ("True", "False") else text
+
+
+def lines(path: Path) -> Iterator[str]:
+    """Lines of a file with their ends, as UTF-8.
+
+    Raises:
+        UsageError: it cannot be read, or is not UTF-8 (with the line).
+    """
+    try:
+        with path.open("rb") as file:
+            yield from decoded(file, str(path))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def decoded(lines: Iterable[bytes], where_from: str) -> Iterator[str]:
+    """As `lines`, of a stream. (Not `splitlines`: JSON strings may hold U+2028.)"""
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{where_from}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
 
 
 def normalised(text: str) -> str:
@@ -281,22 +308,9 @@ def _existing(name: str) -> Path:
     return path
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Lines with their ends, as UTF-8. (Not `splitlines`: JSON strings may hold U+2028.)"""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise UsageError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def _read_jsonl(path: Path) -> list[Row]:
     rows: list[Row] = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines(path), start=1):
         if line := line.strip():
             row = _parse_json(line, path, number)
             if not isinstance(row, dict):
@@ -306,7 +320,7 @@ def _read_jsonl(path: Path) -> list[Row]:
 
 
 def _read_json(path: Path) -> list[Row]:
-    rows = _parse_json("".join(_lines(path)), path)
+    rows = _parse_json("".join(lines(path)), path)
     if not isinstance(rows, list):
         raise UsageError(f"{path}: must be a JSON list of objects, but is {_json_kind(rows)}")
     for index, row in enumerate(rows):
@@ -320,6 +334,8 @@ def _parse_json(text: str, path: Path, line: int = 1) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}:{line + error.lineno - 1}: not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits, too many brackets
+        raise UsageError(f"{path}:{line}: JSON that cannot be read: {error}") from error
 
 
 def _json_kind(value: Any) -> str:
@@ -329,7 +345,7 @@ def _json_kind(value: Any) -> str:
 
 def _read_csv(path: Path) -> list[Row]:
     limit = csv.field_size_limit(_LARGEST_CSV_FIELD)
-    reader = csv.reader(_lines(path), strict=True)
+    reader = csv.reader(lines(path), strict=True)
     try:
         header = next(reader, [])
         if repeated := {name for name in header if header.count(name) > 1}:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tarfile
 import uuid
@@ -42,8 +43,10 @@ _Members = dict[str, tuple[int, int]]
 def export(registry: Registry, reference: str, path: Path) -> list[Artifact]:
     """Write an artifact with its lineage to `path`, in one step; what it holds, the artifact itself last.
 
-    Raises `VerificationError` if any of it is damaged or missing, `AlignError` if the file cannot be written.
+    Raises `UsageError` if something else than an archive stands there, `VerificationError` if any of it is damaged or
+    missing, `AlignError` if the file cannot be written.
     """
+    _refuse_what_is_no_archive(path)
     artifacts = lineage.complete(registry, reference)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     index = json.dumps({"format": FORMAT, "artifacts": [artifact.reference for artifact in artifacts]}) + "\n"
@@ -84,6 +87,8 @@ def import_(registry: Registry, path: Path, name: str | None = None) -> list[Art
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     with file:
+        if not file.seekable():
+            raise UsageError(f"{path} can be read only once: write it to a file, and import that")
         try:
             members = _members(file)
             manifests = _manifests(file, members)
@@ -98,6 +103,23 @@ def import_(registry: Registry, path: Path, name: str | None = None) -> list[Art
             return (_renamed(manifest, name) if name and last else manifest), content
 
         return publishing.receive(registry, map(parcel, manifests))
+
+
+def _refuse_what_is_no_archive(path: Path) -> None:
+    """An archive takes the place of what is there: only of an older one, or of an empty file."""
+    there = os.path.lexists(path)
+    if str(path) == "-" or (there and (path.is_symlink() or not path.is_file())):
+        raise UsageError(f"{path} is no regular file: name one, which is made anew")
+    if there and not _begins_as_an_archive(path):
+        raise UsageError(f"{path} is there, and is not an archive of artifacts: give another name, or remove it")
+
+
+def _begins_as_an_archive(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_INDEX)) in (b"", _INDEX.encode())
+    except OSError:
+        return False
 
 
 def _place(name: str, version: str, file: str) -> str:

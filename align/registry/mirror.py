@@ -96,6 +96,8 @@ class Mirror:
         """
         name, selector = references.parse(reference)
         versions = self.versions(name)
+        if not versions and self._read("mirror.json") is None:
+            raise UsageError(f"there is no mirror at {self.url}")
         whole = (version for version in reversed(versions) if self._manifest(name, version))
         version = next(whole, "") if selector == references.LATEST else selector
         if version not in versions:
@@ -192,6 +194,8 @@ def _opened(url: str) -> tuple[Any, str]:
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
+    if not url.strip():
+        raise UsageError("a mirror's URL is empty: name a directory, or what fsspec knows")
     try:
         try:
             fs, root = fsspec.core.url_to_fs(url)

@@ -174,7 +174,9 @@ class Registry:
         if not (versions := self.versions(name)):
             names = self.names()
             hint = references.suggestion(name, names) if names else " It is empty: run a recipe first."
-            raise UsageError(f"the registry {self.root} has no artifact named {name!r}.{hint}")
+            raise UsageError(
+                f"the registry {self.root} has no artifact named {name!r}.{_set_aside(self, name) or hint}"
+            )
         if selector == references.LATEST:
             return name, versions[-1]
         alias = aliases.read(self.root / "aliases" / name / f"{selector}.json")
@@ -182,7 +184,9 @@ class Registry:
         if version not in versions:
             gone = f" (which stands for {version})" if alias else ""
             hint = references.suggestion(selector, [*self.aliases(name), references.LATEST, *reversed(versions)])
-            raise UsageError(f"{name!r} in the registry {self.root} has no {selector!r}{gone}.{hint}")
+            raise UsageError(
+                f"{name!r} in the registry {self.root} has no {selector!r}{gone}.{_set_aside(self, name)}{hint}"
+            )
         return name, version
 
     def find(self, name: str, fingerprint: str, *, quarantine: bool = False) -> Artifact | None:
@@ -388,3 +392,10 @@ class Registry:
 
 def _described(problems: list[Problem]) -> str:
     return f"damaged artifact: {'; '.join(map(str, problems))}."
+
+
+def _set_aside(registry: Registry, name: str) -> str:
+    """A sentence on the versions of a name that are in quarantine, for whoever misses one."""
+    damaged = sorted(registry.quarantined(name), key=references.number)
+    place = registry.root / "quarantine" / name
+    return f" Damaged, and moved to {place}: {', '.join(damaged)}." if damaged else ""

@@ -22,7 +22,7 @@ class Disagreement:
     """A response that one model ranks high and the other low."""
 
     row: int
-    """Counted from 1."""
+    """Of the data, counted from 1."""
     prompt: str
     response: str
     scores: tuple[float, float]
@@ -55,7 +55,7 @@ def compare(a: CheckedModel, b: CheckedModel, rows: data.Rows, *, most: int = 10
     order = sorted(range(len(apart)), key=lambda row: (-apart[row], row))
     disagreements = [
         Disagreement(
-            row=row + 1,
+            row=rows.numbers[row],
             prompt=rows.prompts[row],
             response=rows.responses[row],
             scores=(both[0][row], both[1][row]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from align.data import sources, templates
 from align.data.sources import Row
 from align.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 RESPONSES = ("response", "text", "completion", "sentence")
 """Columns that are taken for the response where no template is given."""
 
@@ -26,6 +29,8 @@ class Rows:
 
     place: str
     rows: list[Row]
+    numbers: list[int]
+    """Which of the data's rows they are, counted from 1."""
     prompts: list[str]
     responses: list[str]
     references: list[str] | None = None
@@ -37,9 +42,12 @@ class Pairs:
 
     place: str
     rows: list[Row]
+    numbers: list[int]
+    """Which of the data's rows they are, counted from 1."""
     prompts: list[str]
     chosen: list[str]
     rejected: list[str]
+    references: list[str] | None = None
 
 
 def select(text: str) -> tuple[list[Row], str]:
@@ -79,41 +87,53 @@ def texts(
     prompt, reference = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
     used = [column for template in (response, prompt, reference) for column in templates.columns(template)]
     sources.require_columns(rows, used, place)
-    rendered = [(row, templates.render(response, row), templates.render(reference, row)) for row in rows]
-    kept = [(row, text, truth) for row, text, truth in rendered if text is not None and truth is not None]
+    rendered = [
+        (number, row, templates.render(response, row), templates.render(reference, row))
+        for number, row in enumerate(rows, start=1)
+    ]
+    kept = [(n, row, text, truth) for n, row, text, truth in rendered if text is not None and truth is not None]
+    wanted = f"text for {response!r}{f' and {reference!r}' if reference else ''}"
     if not kept:
-        raise UsageError(f"{place}: no row has text for {response!r}{f' and {reference!r}' if reference else ''}")
+        raise UsageError(f"{place}: no row has {wanted}")
+    _say_left_out(place, len(rows), len(kept), wanted)
     return Rows(
         place,
-        rows=[row for row, _, _ in kept],
-        prompts=[templates.render(prompt, row) or "" for row, _, _ in kept],
-        responses=[text for _, text, _ in kept],
-        references=[truth for _, _, truth in kept] if reference else None,
+        rows=[row for _, row, _, _ in kept],
+        numbers=[number for number, _, _, _ in kept],
+        prompts=[templates.render(prompt, row) or "" for _, row, _, _ in kept],
+        responses=[text for _, _, text, _ in kept],
+        references=[truth for _, _, _, truth in kept] if reference else None,
     )
 
 
-def pairs(rows: Sequence[Row], place: str, prompt: str | None = None) -> Pairs:
-    """The columns `chosen` and `rejected`; rows without both are left out.
+def pairs(rows: Sequence[Row], place: str, prompt: str | None = None, reference: str | None = None) -> Pairs:
+    """The columns `chosen` and `rejected`; rows without both, or without the reference, are left out.
 
     Raises:
         UsageError: a pair whose two responses are equal.
     """
-    sources.require_columns(rows, ["chosen", "rejected", *templates.columns(prompt or "")], place)
-    prompt = prompt or _if_there(rows, "prompt")
-    kept, chosen, rejected = [], [], []
+    prompt, reference = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
+    sources.require_columns(rows, ["chosen", "rejected", *templates.columns(prompt + reference)], place)
+    kept, numbers, chosen, rejected, references = [], [], [], [], []
     for number, row in enumerate(rows, start=1):
         better, worse = templates.render("{chosen}", row), templates.render("{rejected}", row)
-        if better is None or worse is None:
+        truth = templates.render(reference, row)
+        if better is None or worse is None or truth is None:
             continue
         better, worse = better.strip(), worse.strip()  # as a model of preferences is trained, and as responses come
         if better == worse:
             raise UsageError(f"{place}: in row {number} chosen and rejected are equal: nothing is preferred; remove it")
         kept.append(row)
+        numbers.append(number)
+        references.append(truth)
         chosen.append(better)
         rejected.append(worse)
+    wanted = f"both chosen and rejected{f', and text for {reference!r}' if reference else ''}"
     if not kept:
-        raise UsageError(f"{place}: no row has both chosen and rejected")
-    return Pairs(place, kept, [templates.render(prompt, row) or "" for row in kept], chosen, rejected)
+        raise UsageError(f"{place}: no row has {wanted}")
+    _say_left_out(place, len(rows), len(kept), wanted)
+    prompts = [templates.render(prompt, row) or "" for row in kept]
+    return Pairs(place, kept, numbers, prompts, chosen, rejected, references if reference else None)
 
 
 def are_pairs(rows: Sequence[Row]) -> bool:
@@ -125,12 +145,14 @@ def labels(data: Rows, column: str) -> tuple[Rows, list[str]]:
     """The labels as a recipe would spell them, and the rows that have one."""
     sources.require_columns(data.rows, [column], data.place)
     found = [templates.lookup(row, column) for row in data.rows]
-    kept = [index for index, value in enumerate(found) if value is not None and value != ""]
+    kept = [index for index, value in enumerate(found) if not sources.is_empty(value)]
     if not kept:
         raise UsageError(f"{data.place}: column {column!r} is empty in all {len(data.rows)} rows")
+    _say_left_out(data.place, len(found), len(kept), f"{column!r}")
     some = Rows(
         data.place,
         [data.rows[index] for index in kept],
+        [data.numbers[index] for index in kept],
         [data.prompts[index] for index in kept],
         [data.responses[index] for index in kept],
         None if data.references is None else [data.references[index] for index in kept],
@@ -165,6 +187,11 @@ def good(
             f"{'high' if result[0] else 'low'}: there is nothing to tell apart"
         )
     return result
+
+
+def _say_left_out(place: str, rows: int, kept: int, wanted: str) -> None:
+    if kept < rows:
+        logger.info("%s: %d of %d rows left out, without %s", place, rows - kept, rows, wanted)
 
 
 def _if_there(rows: Sequence[Row], column: str) -> str:

@@ -6,6 +6,7 @@ probability in disguise (a classifier's `log_odds`, `log_probability`, `probabil
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,6 +24,8 @@ from align.progress import track
 from align.rewards import data, scoring
 from align.workspace import Interval
 from reward_models import CheckedModel
+
+logger = logging.getLogger(__name__)
 
 GOOD, BAD = "good", "bad"
 MOST_SLICES = 100
@@ -82,7 +85,10 @@ def labelled(
         result["confusion"] = classification.confusion(_names(good), _names(said))
     if sure is not None:
         result["reliability"] = [asdict(one) for one in classification.reliability(good, sure)]
-    per_row = [{"score": score, "good": is_good} for score, is_good in zip(scores, good, strict=True)]
+    per_row = [
+        {"row": number, "score": score, "good": is_good}
+        for number, score, is_good in zip(rows.numbers, scores, good, strict=True)
+    ]
     return result | {"scores": per_row}
 
 
@@ -95,8 +101,9 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
     """
     groups = {name: _groups(pairs, name) for name in by}
     prompts, responses = [*pairs.prompts, *pairs.prompts], [*pairs.chosen, *pairs.rejected]
+    references = None if pairs.references is None else [*pairs.references, *pairs.references]
     with track("score", total=len(responses)) as advance:
-        scores = scoring.in_pieces(model, prompts, responses, advance=advance)
+        scores = scoring.in_pieces(model, prompts, responses, references, advance=advance)
     chosen, rejected = scores[: len(pairs.rows)], scores[len(pairs.rows) :]
     right = [0.5 * ((c > r) + (c >= r)) for c, r in zip(chosen, rejected, strict=True)]
     longer = [
@@ -120,12 +127,20 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
         ),
         "length": _plain({"correlation": _correlation(responses, scores)}),
         "slices": _plain(slices),
-        "scores": [{"chosen": c, "rejected": r} for c, r in zip(chosen, rejected, strict=True)],
+        "scores": [
+            {"row": number, "chosen": c, "rejected": r}
+            for number, c, r in zip(pairs.numbers, chosen, rejected, strict=True)
+        ],
     }
 
 
 def probabilities(description: Mapping[str, Any], scores: Sequence[float]) -> list[float] | None:
-    """The probability that each text is a good one, where the score is a function of it, by the model's description."""
+    """The probability that each text is a good one, where the score is a function of it, by the model's description.
+
+    The log-odds that a model of preferences declares are those between two responses: of one alone they say nothing.
+    """
+    if description.get("kind") == "preference":
+        return None
     sign = description.get("sign", 1)
     numbers = np.asarray(scores, dtype=np.float64)
     for moments in (description.get("normalize"), description.get("moments")):  # the recipe's, over the model's own
@@ -148,15 +163,20 @@ def probabilities(description: Mapping[str, Any], scores: Sequence[float]) -> li
 
 def _metrics(
     good: Sequence[bool], scores: Sequence[float], said: Sequence[bool] | None, sure: Sequence[float] | None
-) -> dict[str, Interval]:
+) -> dict[str, Interval | None]:
+    """None for what too few rows of a class leave without an interval."""
     truth, numbers = np.asarray(good), np.asarray(scores)
-    found: dict[str, Interval] = {}
+    found: dict[str, Interval | None] = {}
     if said is not None:
         predicted = np.asarray(said)
         found["accuracy"] = mean_interval((truth == predicted).astype(float).tolist())
         found["macro_f1"] = bootstrap(lambda rows: macro_f1(truth[rows], predicted[rows]), len(good))
     found["roc_auc"] = classification.roc_auc_interval(good, scores)
-    found["pr_auc"] = bootstrap(lambda rows: _pr_auc(truth[rows], numbers[rows]), len(good))
+    try:
+        found["pr_auc"] = bootstrap(lambda rows: _pr_auc(truth[rows], numbers[rows]), len(good))
+    except ValueError as error:  # many resamples have rows of one class alone
+        logger.warning("no pr_auc: %s", error)
+        found["pr_auc"] = None
     if sure is not None:
         p = np.asarray(sure)
         right, confidence = (p >= 0.5) == truth, np.maximum(p, 1 - p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ Row = dict[str, Any]
 AT_ONCE = 1024
 """Rows in one call of the model: enough to sort by length, few enough to see progress."""
 _TEXT_KEYS = ("prompt", "response", "reference")
+_TABLES = (".csv", ".tsv", ".parquet")
+_LIST = re.compile(r"\s*\[\s*(\{|$)")
+_ROW = '{"prompt": "…", "response": "…"}'
 
 
 def read(lines: Iterable[str], source: str, *, plain: bool = False) -> list[Row]:
@@ -26,8 +30,13 @@ def read(lines: Iterable[str], source: str, *, plain: bool = False) -> list[Row]
         plain: a line is a response, whatever it looks like.
 
     Raises:
-        UsageError: a line that is not like the others, or nothing at all.
+        UsageError: a line that is not like the others, a table or a JSON list, or nothing at all.
     """
+    if not plain and source.lower().endswith(_TABLES):
+        raise UsageError(
+            f"{source}: give JSON lines ({_ROW}), or a response a line; `align reward evaluate` reads tables. "
+            "(--plain scores its lines as they are)"
+        )
     rows: list[Row] = []
     as_json: bool | None = False if plain else None
     for number, line in enumerate(lines, start=1):
@@ -36,6 +45,10 @@ def read(lines: Iterable[str], source: str, *, plain: bool = False) -> list[Row]
             continue
         if as_json is None:
             as_json = text.lstrip().startswith("{")
+            if _LIST.match(text):
+                raise UsageError(f"{source}:{number}: a JSON list; put each row on a line of its own (or say --plain)")
+        if not (plain or as_json) and _is_object(text):
+            raise UsageError(f"{source}:{number}: a JSON row, but the first line is none: say --plain if all are text")
         rows.append(_row(text, f"{source}:{number}") if as_json else {"response": text})
     if not rows:
         raise UsageError(f"{source} holds no row to score")
@@ -89,13 +102,23 @@ def in_pieces(
     return scores
 
 
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _row(text: str, where: str) -> Row:
     try:
         row = json.loads(text)
-    except ValueError as error:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where}: half a surrogate pair ({error.object[error.start]!r}) is no text") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not JSON: {error}; the first line was, so all must be (or say --plain)") from error
     if not isinstance(row, dict) or "response" not in row:
-        raise UsageError(f'{where}: a row is an object with a `response`: {{"prompt": "…", "response": "…"}}')
+        raise UsageError(f"{where}: a row is an object with a `response`: {_ROW}")
     for key in _TEXT_KEYS:
         if key in row and not isinstance(row[key], str):
             raise UsageError(f"{where}: `{key}` must be text, not {row[key]!r:.40}")

@@ -243,6 +243,8 @@ def _set_aside(rows: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 
 
 def _check_labels(labels: Sequence[str], training: Sequence[Example], held_out: Sequence[Example], scored: str) -> None:
+    if problem := examples.ambiguity(labels):
+        raise UsageError(f"data: {problem}")
     if scored not in labels:
         raise UsageError(f"labels.positive is {scored!r}, but the data has only the labels: {', '.join(labels)}")
     if len(labels) < 2 or len({scored in _names(row) for row in training}) < 2:

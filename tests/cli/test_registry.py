@@ -13,6 +13,7 @@ import pytest
 from typer.testing import Result
 
 from align.cli import registry
+from align.errors import VerificationError
 from align.registry import InputRecord, Registry, files
 
 Align = Callable[..., Result]
@@ -76,6 +77,59 @@ def test_verify_finds_what_was_changed(finished: Path, run_align: Align) -> None
     result = run_align("registry", "verify", "--json")
     assert result.exit_code == 3
     assert json.loads(result.stdout)[0]["reference"] == "sft@v1"
+
+
+def test_a_damaged_alias_is_a_problem_among_what_is_listed(finished: Path, run_align: Align) -> None:
+    for reference in ("sft", "base"):
+        run_align("registry", "tag", reference, "best")
+    (finished / "registry" / "aliases" / "sft" / "best.json").write_text("x")
+    result = run_align("registry", "ls")
+    assert result.exit_code == 3
+    assert "aliases/sft/best.json is damaged" in result.stderr
+    rows = json.loads(run_align("registry", "ls", "--json").stdout)
+    assert {row["name"]: row["aliases"] for row in rows} == {
+        "base": ["best", "latest"],
+        "evaluation": ["latest"],
+        "sft": ["latest"],
+    }
+
+
+def test_where_there_is_no_registry_nothing_is_sound(finished: Path, run_align: Align) -> None:
+    for command in (["verify"], ["gc"], ["gc", "--delete"]):
+        result = run_align("registry", *command, "--registry", "nowhere")
+        assert result.exit_code == 2
+        assert f"there is no registry at {finished / 'nowhere'}" in result.stderr
+    assert not (finished / "nowhere").exists()
+
+
+def test_a_mirror_that_does_not_last_or_is_not_there(finished: Path, run_align: Align) -> None:
+    for arguments, message in {
+        ("push", "sft", ""): "a mirror's URL is empty",
+        ("push", "sft", "memory://x"): "memory://x ends with this command",
+        ("pull", "sft", "nomir"): "there is no mirror at nomir",
+    }.items():
+        result = run_align("registry", *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    assert {path.name for path in finished.iterdir()} == {"model", "registry", "rows.jsonl", "tiny.yaml"}
+
+
+def test_a_path_is_shown_as_it_is(finished: Path, run_align: Align) -> None:
+    moved = (finished / "registry").rename(finished / "registry [bold]")
+    assert f"{moved}/artifacts" in run_align("registry", "show", "sft", "--registry", str(moved)).stdout
+
+
+def test_what_is_in_quarantine_is_said(finished: Path, run_align: Align) -> None:
+    file = finished / "registry" / "artifacts" / "sft" / "v1" / "files" / "config.json"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes().replace(b"sft", b"tfs"))
+    store = Registry(finished / "registry")
+    with pytest.raises(VerificationError):
+        store.check(store.resolve("sft"))
+    for command in (["lineage", "sft"], ["push", "sft", "mirror"]):
+        result = run_align("registry", *command)
+        assert result.exit_code == 2
+        assert f"Damaged, and moved to {store.root / 'quarantine' / 'sft'}: v1." in result.stderr
 
 
 def test_an_unknown_artifact_is_exit_code_2(finished: Path, run_align: Align) -> None:

@@ -93,6 +93,33 @@ def test_score_takes_rows_lines_and_a_file(place: Path, run_align: Align) -> Non
     assert run_align("reward", "score", "cli_rewards:length", "missing.txt").exit_code == 2
 
 
+def test_score_reads_utf_8_with_and_without_a_mark_and_nothing_else(place: Path, run_align: Align) -> None:
+    def piped(content: bytes | None) -> Result:
+        return CliRunner().invoke(app, ["reward", "score", "cli_rewards:length"], input=content)
+
+    row = b'\xef\xbb\xbf{"response": "abc"}\n'
+    (place / "marked.jsonl").write_bytes(row)
+    for result in (run_align("reward", "score", "cli_rewards:length", "marked.jsonl"), piped(row)):
+        assert json.loads(result.stdout) == {"response": "abc", "score": 3.0}
+    (place / "latin.txt").write_bytes(b"one\n\xe4\n")
+    for result, source in {
+        run_align("reward", "score", "cli_rewards:length", "latin.txt"): "latin.txt",
+        piped(b"one\n\xe4\n"): "standard input",
+    }.items():
+        assert result.exit_code == 2
+        assert f"{source}:2: not UTF-8" in result.stderr
+
+
+def test_score_without_standard_input() -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -m align reward score "{model: rules, repetition: {}}" <&-', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "error: standard input is closed: name a FILE\n")
+
+
 def test_evaluate_labels(place: Path, run_align: Align) -> None:
     arguments = ["evaluate", "toxicity", "rows.jsonl", "--by", "group", "--terms", "w4,w11"]
     result = run_align("reward", *arguments, "--json", "--output", "out")
@@ -125,12 +152,38 @@ def test_evaluate_pairs(place: Path, run_align: Align) -> None:
     assert "pair accuracy" in run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl").stdout
 
 
+def test_terms_from_a_marked_file_and_from_a_long_list(place: Path, run_align: Align) -> None:
+    (place / "terms").write_bytes(b"\xef\xbb\xbfw4\nw11\n")
+    many = ",".join(f"w{n}" for n in range(4, 80))
+    for given, expected in {"terms": ["w4", "w11"], many: many.split(",")}.items():
+        result = run_align("reward", "evaluate", "toxicity", "rows.jsonl", "--terms", given, "--json")
+        assert list(json.loads(result.stdout)["terms"]) == expected
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_is_scored(place: Path, run_align: Align) -> None:
+    (place / "taken").write_text("mine")
+    result = run_align("reward", "evaluate", "toxicity", "rows.jsonl", "--output", "taken")
+    assert result.exit_code == 2
+    assert "score" not in result.stderr
+    assert (place / "taken").read_text() == "mine"
+
+
+def test_pairs_are_measured_with_a_reference(place: Path, run_align: Align) -> None:
+    arguments = ["evaluate", "{model: overlap}", "pairs.jsonl", "--reference", "{chosen}", "--json"]
+    assert json.loads(run_align("reward", *arguments).stdout)["metrics"]["pair_accuracy"]["value"] == 1.0
+
+
 def test_evaluate_says_what_is_missing(place: Path, run_align: Align) -> None:
+    (place / "latin.txt").write_bytes(b"\xe4\n")
     for arguments, message in {
         ("cli_rewards:length", "rows.jsonl"): "which should score high? Say --positive",
         ("toxicity", "rows.jsonl", "--label", "lable"): "did you mean 'label'?",
         ("toxicity", "gone.jsonl"): "data file gone.jsonl does not exist",
         ("toxicity", "rows.jsonl", "--terms", " , "): "no term in it",
+        ("toxicity", "rows.jsonl", "--terms", "nofile.txt"): "--terms nofile.txt: there is no such file",
+        ("toxicity", "rows.jsonl", "--terms", "latin.txt"): "latin.txt:1: not UTF-8",
+        ("toxicity", "rows.jsonl", "--threshold", "nan"): "--threshold nan: a finite number",
+        ("toxicity", "rows.jsonl", "--output", "latin.txt"): "--output latin.txt: no directory can be made there",
     }.items():
         result = run_align("reward", "evaluate", *arguments)
         assert result.exit_code == 2

@@ -65,6 +65,15 @@ def test_one_class_only(field):
     assert problems == [f"{field}: all rows have one label, nontoxic (10 rows); a classifier needs two"]
 
 
+def test_labels_that_differ_in_case_or_space_alone(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f'{{"text": "a", "label": "{label}"}}\n' for label in ("toxic", "nontoxic", " Toxic")))
+    problems = checking.check(reward(data=[{**SENTENCES, "dataset": {"path": str(file)}}]))
+    assert problems == [
+        "data: labels that differ in case or space alone: ' Toxic', 'toxic'; make them one, as label.names can"
+    ]
+
+
 def test_evaluation_labels_must_be_known_from_training():
     names = {"toxic": "hate", "nontoxic": "nontoxic"}
     problems = checking.check(reward(evaluation_data=[{**SENTENCES, "label": {"column": "label", "names": names}}]))

@@ -63,7 +63,7 @@ def test_half_a_character_is_an_error(dataset):
 
 @pytest.mark.parametrize("values", [(0, 1), ("0", "1"), (0.0, 1.0), (False, True)])
 def test_labels_are_compared_by_spelling(dataset, values):
-    rows = dataset(*({"text": "t", "label": value} for value in (*values, None, "")))
+    rows = dataset(*({"text": "t", "label": value} for value in (*values, None, "", float("nan"))))
     names = {"0": "nothate", "1": "hate", "true": "hate", "False": "nothate"}
     found = examples.labelled([LabelledData(dataset=rows, text="{text}", label={"column": "label", "names": names})])
     assert [one.label for one in found] == ["nothate", "hate"]

@@ -57,6 +57,7 @@ def test_a_csv_field_may_be_large_and_the_limit_is_put_back(tmp_path):
         ("list.jsonl", b'{"a": 1}\n[1]\n', r"list\.jsonl:2: .* but is a list"),
         ("latin.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', r"latin\.jsonl:2: not UTF-8"),
         ("bad.json", b'[{"a": 1},\n {"a"}]', r"bad\.json:2: not JSON"),
+        ("deep.jsonl", b'{"a": 1}\n' + b"[" * 100_000, r"deep\.jsonl:2: JSON that cannot be read: maximum recursion"),
         ("object.json", b'{"a": 1}', r"object\.json: must be a JSON list of objects, but is an object"),
         ("strings.json", b'[{"a": 1}, "b"]', r"strings\.json: element 1 .* but is a string"),
         ("short.csv", b"a,b\n1,2\n3\n", r"short\.csv:3: 1 fields, but the header has 2"),

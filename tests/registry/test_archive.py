@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,40 @@ def test_the_same_artifact_gives_the_same_bytes(registry: Registry, exported: Pa
     again = tmp_path / "again.tar"
     assert [one.reference for one in archive.export(registry, "ppo@v2", again)] == ["sft@v2", "ppo@v2"]
     assert again.read_bytes() == exported.read_bytes()
+
+
+def test_only_an_archive_is_replaced(registry: Registry, chain: Artifact, tmp_path: Path):
+    mine, empty, pipe, link = (tmp_path / name for name in ("mine", "empty", "pipe", "link"))
+    mine.write_text("mine")
+    empty.touch()
+    os.mkfifo(pipe)
+    link.symlink_to(empty)
+    for path, message in {
+        mine: "mine is there, and is not an archive of artifacts",
+        pipe: "pipe is no regular file",
+        link: "link is no regular file",
+        tmp_path: "is no regular file",
+        Path("-"): "- is no regular file",
+        Path(): "is no regular file",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            archive.export(registry, "ppo", path)
+    assert mine.read_text() == "mine"
+    assert pipe.is_fifo()
+    for _ in range(2):
+        archive.export(registry, "ppo", empty)
+    assert archive.import_(Registry(tmp_path / "other"), empty)[-1].digest == chain.digest
+
+
+def test_a_pipe_is_not_imported(other: Registry, exported: Path, tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    held = os.open(pipe, os.O_RDWR)
+    try:
+        with pytest.raises(UsageError, match="pipe can be read only once: write it to a file"):
+            archive.import_(other, pipe)
+    finally:
+        os.close(held)
 
 
 def test_it_is_a_tar_file_that_unpacks_to_a_registry(exported: Path, chain: Artifact, tmp_path: Path):

@@ -83,13 +83,14 @@ def test_an_artifact_travels_with_its_lineage(registry: Registry, chain: Artifac
 
 
 def test_what_is_not_there_is_said_to_be_missing(registry: Registry, chain: Artifact, url: str, other: Registry):
-    with pytest.raises(UsageError, match="has no sft"):
-        Mirror(url).pull(other, "sft")
+    empty = Mirror(url)
+    with pytest.raises(UsageError, match="there is no mirror at"):
+        empty.pull(other, "sft")
     Mirror(url).push(registry, "ppo")
     with pytest.raises(UsageError, match=r"has no sft@v1 .*There is: v2"):
         Mirror(url).pull(other, "sft@v1")
     with pytest.raises(UsageError, match="aliases are not mirrored"):
-        Mirror(url).pull(other, "sft@best")
+        empty.pull(other, "sft@best")
     assert other.artifacts() == []
 
 
@@ -152,7 +153,7 @@ def test_a_push_repairs_what_is_damaged_there(
 def test_a_password_is_not_printed(registry: Registry, publish: Callable, monkeypatch: pytest.MonkeyPatch):
     publish()
     url = "memory://user:se@cret@host/mirror"
-    with pytest.raises(UsageError, match=r"^memory://host/mirror has no sft") as missing:
+    with pytest.raises(UsageError, match=r"^there is no mirror at memory://host/mirror$") as missing:
         Mirror(url).pull(registry, "sft")
 
     def fail(*_: object) -> None:

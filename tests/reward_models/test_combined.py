@@ -70,6 +70,15 @@ def test_moments_are_measured_once_and_stay(tmp_path):
     assert model.score([""], TEXTS[:1]) == scores[:1]
 
 
+def test_moments_of_a_marked_file_whose_texts_hold_other_line_ends(tmp_path):
+    rows = [{"prompt": "a\u2028b", "response": f"{text}\u0085"} for text in TEXTS]
+    path = tmp_path / "samples.jsonl"
+    content = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    descriptions = [reward_models.load({**LENGTH, "normalize": one}).describe() for one in (str(path), rows)]
+    assert descriptions[0] == descriptions[1]
+
+
 def test_components_show_what_each_member_said():
     inner = {"combine": "minimum", "of": [FRESH, LENGTH], "name": "inner"}
     model = reward_models.load({"combine": "weighted_sum", "of": [inner, POLITE, POLITE], "weights": [1, 2, 3]})

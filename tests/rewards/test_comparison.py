@@ -37,6 +37,13 @@ def test_the_row_that_one_sees_differently_is_listed_first() -> None:
     assert 0 < result["spearman"]["value"] < 1
 
 
+def test_a_row_bears_its_number_in_the_file() -> None:
+    some = data.texts([{"response": None}] + [{"response": "a" * n} for n in range(1, 21)], "rows")
+    opposite = reward_models.load({"combine": "weighted_sum", "of": [LENGTH], "weights": [-1]})
+    result = comparison.compare(reward_models.load(LENGTH), opposite, some, most=2)
+    assert [one["row"] for one in result["disagreements"]] == [2, 21]
+
+
 def test_a_constant_has_no_order() -> None:
     with pytest.raises(UsageError, match="rewards_for_tests:constant scores all 3 rows alike"):
         comparison.compare(

@@ -77,6 +77,49 @@ def test_every_transform_gives_the_same_probability(log_odds: float, sign: int, 
     assert evaluation.probabilities({"transform": "logit"}, [1.0]) is None
 
 
+def test_the_log_odds_of_a_preference_are_no_probability_of_a_label() -> None:
+    about = {"kind": "preference", "transform": "log_odds", "sign": 1}
+    assert evaluation.probabilities(about, [1.0]) is None
+
+
+def test_a_rare_class_leaves_all_that_can_be_measured(caplog: pytest.LogCaptureFixture) -> None:
+    model = reward_models.load("rewards_for_tests:LogOdds")
+    with caplog.at_level("WARNING", "align"):
+        metrics = evaluation.labelled(model, rows(*([(-1, "nice")] + [(-1.5, "rude")] * 199)), "label")["metrics"]
+    assert metrics["pr_auc"] is None
+    assert metrics["roc_auc"]["value"] == 1.0
+    assert metrics.keys() == {"accuracy", "macro_f1", "roc_auc", "pr_auc", "calibration_error"}
+    assert "no pr_auc: 200 rows are too few: the statistic is defined on" in caplog.text
+    for count in (2, 3, 5):
+        result = evaluation.labelled(model, rows(*([(1, "nice"), (-1, "rude")] * 3)[:count]), "label")
+        assert result["metrics"]["accuracy"]["value"] == 1.0
+
+
+def test_rows_keep_their_numbers(caplog: pytest.LogCaptureFixture) -> None:
+    made = [{"text": "1", "label": "nice"}, {"text": None, "label": "nice"}, {"text": "2", "label": math.nan}]
+    made += [{"text": "3", "label": ""}, {"text": "-1", "label": "rude"}]
+    caplog.set_level("INFO", "align")
+    found = data.texts(made, "x.jsonl")
+    result = evaluation.labelled(reward_models.load("rewards_for_tests:LogOdds"), found, "label")
+    assert [(one["row"], one["score"]) for one in result["scores"]] == [(1, 1.0), (5, -1.0)]
+    assert caplog.messages[:2] == [
+        "x.jsonl: 1 of 5 rows left out, without text for '{text}'",
+        "x.jsonl: 2 of 4 rows left out, without 'label'",
+    ]
+    pairs = data.pairs([{"chosen": None, "rejected": "1"}, {"chosen": "2", "rejected": "1"}], "y.jsonl")
+    (one,) = evaluation.preferred(reward_models.load("rewards_for_tests:number"), pairs)["scores"]
+    assert one == {"row": 2, "chosen": 2.0, "rejected": 1.0}
+    assert "y.jsonl: 1 of 2 rows left out, without both chosen and rejected" in caplog.messages
+
+
+def test_pairs_are_measured_with_their_references() -> None:
+    made = [{"chosen": "a b", "rejected": "c", "reference": "a b"}, {"chosen": "c", "rejected": "a", "reference": "a"}]
+    model = reward_models.load({"model": "overlap"})
+    result = evaluation.preferred(model, data.pairs(made, "rows"))
+    assert [(one["chosen"], one["rejected"]) for one in result["scores"]] == [(1.0, 0.0), (0.0, 1.0)]
+    assert data.pairs(made, "rows", reference="{rejected}").references == ["c", "a"]
+
+
 def test_a_bad_label_with_its_sign_changed_is_the_same_reward() -> None:
     nice = reward_models.load("rewards_for_tests:LogOdds")
     rude = reward_models.load({"model": "rewards_for_tests:LogOdds", "label": "RUDE", "sign": -1})

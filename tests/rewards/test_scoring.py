@@ -46,12 +46,22 @@ def test_many_rows_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
         (['{"response": "a", "prompt": null}'], "x:1: `prompt` must be text, not None"),
         (['{"response": "a"}', '{"response": "a", "reference": "b"}'], "give it to all or to none"),
         (["", "\n"], "x holds no row"),
+        (["plain", '{"response": "a"}'], "x:2: a JSON row, but the first line is none"),
+        (["", "[\n", '{"response": "a"}]'], "x:2: a JSON list"),
+        (['{"response": "\\ud800"}'], "x:1: half a surrogate pair ('\\ud800') is no text"),
+        (['{"response": "a", "id": ' + "[" * 100_000 + "]" * 100_000 + "}"], "x:1: not JSON: maximum recursion depth"),
     ],
 )
 def test_a_line_that_is_no_row_is_named(lines: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         scoring.read(lines, "x")
     assert message in str(caught.value)
+
+
+def test_a_table_is_not_scored_as_text() -> None:
+    with pytest.raises(UsageError, match=r"w\.csv: give JSON lines .* `align reward evaluate` reads tables"):
+        scoring.read(["text,label\n", "a,1\n"], "w.csv")
+    assert len(scoring.read(["text,label\n", "a,1\n"], "w.csv", plain=True)) == 2
 
 
 def test_a_broken_model_is_an_error_and_no_score() -> None:

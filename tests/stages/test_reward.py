@@ -486,6 +486,16 @@ def test_what_cannot_teach_is_refused(
     )
     with pytest.raises(UsageError, match="a classifier needs rows of both kinds"):
         reward.run(one_class, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+    names = configured().data[0].model_dump() | {
+        "label": {"column": "label", "names": {"nice": "good", "not nice": "Good "}}
+    }
+    with pytest.raises(UsageError, match="data: labels that differ in case or space alone: 'Good ', 'good'"):
+        reward.run(
+            configured(data=[names], labels={"positive": "good"}),
+            {"base": tiny_models["llama"]},
+            Workspace(tmp_path),
+            NullTracker(),
+        )
     weights = configured(class_weights={"nice": 2.0})
     with pytest.raises(UsageError, match="class_weights are of nice, but the labels are nice, not nice"):
         reward.run(weights, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
