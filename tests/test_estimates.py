@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from align.configs.pretrain import PretrainConfig
 from align.configs.reward import RewardConfig
+from align.errors import UsageError
 from align.pipeline import estimates
 from align.pipeline.planning import Source, Step
 from align.stages.pretrain import new_model
@@ -43,6 +45,12 @@ def test_a_model_from_scratch_has_the_parameters_that_were_announced(architectur
     model = new_model(architecture, step.config.size, Vocabulary())  # type: ignore[arg-type, union-attr]
     found = estimates.estimates([step])["small"]
     assert found.parameters == sum(part.numel() for part in model.parameters())
+
+
+def test_weights_that_were_cut_short_are_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"\x10")
+    with pytest.raises(UsageError, match=r"model\.safetensors is not a safetensors file, or was cut short"):
+        estimates.of_directory(tmp_path)
 
 
 def test_a_reward_model_with_adapters_trains_less_and_an_average_costs_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +82,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_model(tmp_path / "other_tokens", tokens=19, labels=("toxic", "nontoxic"))
     write_model(tmp_path / "too_many_tokens", tokens=21)
     write_model(tmp_path / "small", max_position_embeddings=40)
+    write_model(tmp_path / "roberta", model_type="roberta", max_position_embeddings=514, pad_token_id=1)
     write_model(tmp_path / "eight_bits", dtype=np.int8)
+    os.truncate(write_model(tmp_path / "cut_short") / "model.safetensors", 5)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ALIGN_REGISTRY", raising=False)
     return tmp_path
@@ -130,6 +133,14 @@ def test_what_belongs_together_is_let_through(here: Path) -> None:
         (["stages.base.model=./too_many_tokens"], "sft.model: its tokenizer has 21 tokens, but the model embeds only"),
         (["stages.base.model=./eight_bits"], "sft.model: its weights are stored as I8, which cannot be trained"),
         (["stages.sft.max_length=601"], "sft.max_length: 601 tokens are more than the 600 positions of the model"),
+        (
+            ["stages.toxicity.model=path:roberta", "stages.toxicity.max_length=513"],
+            "toxicity.max_length: 513 tokens are more than the 512 positions of the model",
+        ),
+        (
+            ["stages.base.model=./cut_short"],
+            "sft.model: cut_short/model.safetensors is not a safetensors file, or was cut short (its header is not th",
+        ),
         (["stages.toxicity.model=path:small"], "toxicity.max_length: 256 tokens are more than the 40 positions"),
         (["stages.ppo.policy=path:small"], "ppo.ppo.response_length: 54 tokens are more than the 40 positions"),
         (
@@ -187,6 +198,14 @@ def publish(name: str, kind: str, directory: Path, inputs: dict[str, Any], **con
         environment={},
         contract=contract,
     )
+
+
+def test_labels_are_those_that_stand_in_the_file_now(here: Path) -> None:
+    asked = "stages.evaluation.judge.label=rude"
+    assert "has no label 'rude'" in "\n".join(problems(asked))
+    rows = (here / "rows.jsonl").read_text()
+    (here / "rows.jsonl").write_text(rows.replace('"toxic"', '"rude"'))
+    assert problems(asked) == []
 
 
 def test_an_adapter_finds_its_base_by_digest_and_takes_no_other(here: Path) -> None:

@@ -24,7 +24,7 @@ from align.configs.sft import SftConfig
 from align.errors import AlignError, Interrupted, UsageError, VerificationError
 from align.pipeline import Plan, identity
 from align.recipe import load
-from align.registry import Registry, collection
+from align.registry import Registry, collection, files
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
 
@@ -168,12 +168,119 @@ def test_a_changed_base_model_is_noticed(here: Path, stage: FakeStage) -> None:
     assert set(actions(align.plan("tiny.yaml")).values()) == {"run"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "file", "named"),
+    [
+        ("base", "model/config.json", "model: ./model"),
+        ("sft", "rows.jsonl", "data.0.dataset: rows.jsonl"),
+        ("ppo", "my_reward.py", "reward.model: my_reward:score"),
+        ("ppo", "moments.jsonl", "reward.normalize: moments.jsonl"),
+    ],
+)
+def test_what_changes_while_a_stage_is_at_work_is_not_published(
+    here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch, kind: str, file: str, named: str
+) -> None:
+    """Neither under the fingerprint of what was planned, nor later, when the file is as it was."""
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "my_reward", raising=False)
+    (here / "my_reward.py").write_text(
+        "def score(prompts, responses):\n    return [float(len(r)) for r in responses]\n"
+    )
+    (here / "moments.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "dd"}\n')
+    reward = "stages.ppo.reward={model: my_reward:score, normalize: moments.jsonl}"
+    arguments: dict[str, Any] = {"recipe": "tiny.yaml", "overrides": [reward]}
+    before = (here / file).read_text()
+    stage.at_work = lambda at: at == kind and (here / file).write_text(before + "\n")
+    with pytest.raises(UsageError, match=rf"stages\.{kind}\.{named} has changed since .*\nNothing of stage {kind}"):
+        align.run(**arguments)
+    (here / file).write_text(before)
+    assert actions(align.plan(**arguments))[kind] == "run"
+    assert Registry("registry").versions(kind) == []
+
+
+def test_checkpoints_of_data_that_changed_are_not_gone_on_with_when_it_is_put_back(
+    here: Path, stage: FakeStage
+) -> None:
+    rows = here / "rows.jsonl"
+    before = rows.read_text()
+    stage.fail = Interrupted(2, "interrupted")
+    stage.at_work = lambda kind: kind == "ppo" and rows.write_text(before + before)
+    with pytest.raises(Interrupted):
+        align.run("tiny.yaml")
+    rows.write_text(before)
+    (kept,) = (here / "registry" / "workspaces").glob("ppo-*/checkpoints/step-1")
+    (kept / "progress").touch()
+    stage.at_work = lambda kind: None
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            align.run("tiny.yaml")
+        assert not (kept / "progress").exists()
+
+
+def test_what_changes_before_a_stage_begins_stops_it_at_once(here: Path, stage: FakeStage) -> None:
+    stage.at_work = lambda kind: (here / "rows.jsonl").unlink(missing_ok=True)
+    with pytest.raises(UsageError, match=r"stages\.sft: data file rows\.jsonl does not exist.* this run was planned"):
+        align.run("tiny.yaml", ["sft"])
+    assert stage.ran == ["base"]
+
+
+def test_a_directory_is_hashed_once_for_a_run(here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    sha256 = files.sha256
+    monkeypatch.setattr(files, "SETTLED_NANOSECONDS", -1)
+    monkeypatch.setattr(files, "sha256", lambda path: [hashed.append(path.name), sha256(path)][1])
+    (here / "other").mkdir()
+    (here / "other" / "once.json").write_text("{}")
+    align.run("tiny.yaml", ["sft"], overrides=["stages.sft.model=path:./other"])
+    assert hashed.count("once.json") == 1
+
+
 def test_threads_and_device_are_part_of_the_fingerprint(
     here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     align.run("tiny.yaml", ["base"])
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert reasons(align.plan("tiny.yaml", ["base"])) == {"base": "threads changed: 1 -> 7"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch", "visible", "platform", "machine", "device"),
+    [
+        (True, "2.13.0+cu130", None, "linux", "x86_64", "cuda"),
+        (True, "2.13.0", "1", "linux", "x86_64", "cuda"),
+        (True, "2.13.0", "", "linux", "x86_64", "cpu"),
+        (True, "2.13.0", "-1", "linux", "x86_64", "cpu"),
+        (True, "2.13.0+cpu", None, "linux", "x86_64", "cpu"),
+        (False, "2.13.0", None, "linux", "x86_64", "cpu"),
+        (False, "2.13.0", None, "darwin", "arm64", "mps"),
+        (False, "2.2.2", None, "darwin", "x86_64", "cpu"),
+    ],
+)
+def test_the_device_is_what_this_torch_can_use(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driver: bool,
+    torch: str,
+    visible: str | None,
+    platform: str,
+    machine: str,
+    device: str,
+) -> None:
+    if driver:
+        (tmp_path / "version").touch()
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(identity, "NVIDIA", tmp_path / "version")
+    monkeypatch.setattr(identity.metadata, "version", lambda package: torch)
+    monkeypatch.setattr(identity.sys, "platform", platform)
+    monkeypatch.setattr(identity.platform, "machine", lambda: machine)
+    assert identity.device() == device
+
+
+def test_every_library_that_trains_is_part_of_the_fingerprint() -> None:
+    assert set(identity.machine()["libraries"]) >= {"torch", "transformers", "peft", "trl", "accelerate"}
 
 
 def test_force_runs_again_and_what_follows_only_if_the_result_differs(here: Path, stage: FakeStage) -> None:
@@ -263,7 +370,7 @@ def test_checkpoints_made_with_other_inputs_are_not_gone_on_with(
     with pytest.raises(Interrupted), caplog.at_level(logging.WARNING):
         align.run("tiny.yaml", force=["sft"])
     assert not (kept / "progress").exists()
-    assert "ppo: its inputs are not those that its checkpoints were made with" in caplog.text
+    assert "ppo: its checkpoints were made with other inputs or data" in caplog.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -342,6 +449,19 @@ def test_a_damaged_artifact_is_never_used(here: Path, stage: FakeStage) -> None:
     with pytest.raises(VerificationError, match=r"sft@v1: files/content.json was changed"):
         align.run("tiny.yaml")
     assert align.run("tiny.yaml")["sft"].reference == "sft@v2"  # the damaged one lies in quarantine
+
+
+def test_a_damaged_manifest_is_moved_aside_by_a_run_and_not_by_looking(here: Path, stage: FakeStage) -> None:
+    manifest = align.run("tiny.yaml", ["sft"])["sft"].path.parent / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(manifest.read_text().replace("17", "71"))
+    for _ in range(2):
+        assert reasons(align.plan("tiny.yaml", ["sft"]))["sft"] == "the newest artifact is damaged"
+        assert manifest.exists()
+    with pytest.raises(VerificationError, match=r"sft@v1: manifest.json was changed.* moved to"):
+        align.run("tiny.yaml", ["sft"])
+    assert not manifest.exists()
+    assert align.run("tiny.yaml", ["sft"])["sft"].reference == "sft@v2"
 
 
 def test_a_data_set_can_be_the_samples_of_an_evaluation(here: Path, stage: FakeStage) -> None:

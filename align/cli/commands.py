@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shlex
@@ -54,7 +55,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 class Command(TyperCommand):
-    """A command that turns an `AlignError` into its message and its exit code."""
+    """A command that turns an `AlignError` into its message and its exit code, and a file system's error into words."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the arguments as they were given: whoever interrupts a run is told how to go on."""
@@ -67,6 +68,14 @@ class Command(TyperCommand):
         try:
             with interrupt.terminable():
                 return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the output has seen enough
+                raise
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            place = f" ({error.filename})" if error.filename else ""
+            _to_stderr(f"error: {error.strerror or error}{place}")
+            raise typer.Exit(AlignError.exit_code) from None
         except AlignError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()

@@ -118,7 +118,7 @@ def _accelerator() -> Finding:
         bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
         return Finding("accelerator", "ok", f"{torch.cuda.device_count()} x {device.name}, {memory}, {bf16}")
     threads = f"{identity.threads()} of {os.cpu_count()} cores"
-    if identity.device() == "cuda":
+    if identity.has_nvidia_gpu():
         advice = "the machine has an NVIDIA GPU, which this torch cannot use: install a torch build for CUDA"
         return Finding("accelerator", "problem", f"CPU, {threads}; {advice}")
     return Finding("accelerator", "ok", f"CPU, {threads}; no GPU")

@@ -327,7 +327,8 @@ def _lineage_json(found: Lineage) -> dict[str, Any]:
     }
 
 
-def _lineage_tree(found: Lineage, place: str = "") -> Tree:
+def _lineage_tree(found: Lineage, place: str = "", shown: set[str] | None = None) -> Tree:
+    """What was taken twice is shown with its inputs where it comes first."""
     from rich.markup import escape
     from rich.tree import Tree
 
@@ -335,6 +336,11 @@ def _lineage_tree(found: Lineage, place: str = "") -> Tree:
     problem = f" [red]{escape(found.problem)}[/red]" if found.problem else ""
     label = f"{escape(place)}: " if place else ""
     tree = Tree(f"{label}[bold]{escape(found.reference)}[/bold]{kind} {escape(found.digest[:12])}{problem}")
+    shown = set() if shown is None else shown
+    if found.inputs and found.digest in shown:
+        tree.label = f"{tree.label}, made as above"
+        return tree
+    shown.add(found.digest)
     for name, parent in found.inputs.items():
-        tree.add(_lineage_tree(parent, name))
+        tree.add(_lineage_tree(parent, name, shown))
     return tree

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from align.configs.base import DatasetConfig, LastReply, SelectionConfig
 from align.data import dialogues, templates
 from align.errors import UsageError
+from align.registry import files
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def fingerprint(dataset: DatasetConfig) -> str:
     source: list[Any]
     if dataset.path is not None:
         path = _existing(dataset.path)
-        source = ["file", path.suffix, _file_digest(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns)]
+        source = ["file", path.suffix, files.sha256_once(path)]
     elif dataset.artifact is not None:
         source = ["artifact"]  # an input of the stage, whose digest counts by itself
     elif dataset.hub is not None:
@@ -305,13 +306,6 @@ def _existing(name: str) -> Path:
         what = "is not a file" if path.exists() else "does not exist"
         raise UsageError(f"data file {path} {what} (looked from {Path.cwd()})")
     return path
-
-
-@lru_cache(maxsize=256)
-def _file_digest(path: str, size: int, modified: int) -> str:
-    """Size and time of modification are the cache's key: a file is read again when they change."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_jsonl(path: Path) -> list[Row]:

@@ -7,10 +7,8 @@ checking it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Container, Iterator, Sequence
@@ -18,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from align.errors import AlignError, UsageError
+from align.registry import files
 
 logger = logging.getLogger(__name__)
 
@@ -30,16 +29,13 @@ def mark_complete(checkpoint: Path, needs: Sequence[str] = ()) -> None:
     Raises:
         AlignError: one of the files in `needs` was not written: what is resumed without it would end elsewhere.
     """
-    files = {name: _measured(checkpoint / name, to_disk=True) for name in _names(checkpoint)}
-    _refuse_without(needs, files, checkpoint)
-    partial = checkpoint / f"{MARKER}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(files, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(checkpoint / MARKER)
-    _sync_directory(checkpoint)
-    _sync_directory(checkpoint.parent)
+    names = _names(checkpoint)
+    _refuse_without(needs, names, checkpoint)
+    for name in names:
+        files.fsync(checkpoint / name)
+    files.fsync_directories(checkpoint)
+    files.replace(checkpoint / MARKER, json.dumps({name: _measured(checkpoint / name) for name in names}, indent=1))
+    files.fsync(checkpoint.parent)
 
 
 @contextmanager
@@ -56,7 +52,7 @@ def new_checkpoint(directory: Path, step: int, keep: int, needs: Sequence[str] =
     mark_complete(partial, needs)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    _sync_directory(directory)
+    files.fsync(directory)
     others = sorted((path for path in _checkpoints(directory) if path != final), key=step_of, reverse=True)
     for old in others[keep - 1 :]:
         shutil.rmtree(old)
@@ -112,6 +108,8 @@ def _problem(checkpoint: Path) -> str | None:
     except FileNotFoundError:
         return "the run ended while it was being written"
     except ValueError:
+        expected = None
+    if not isinstance(expected, dict):
         return f"{MARKER} is damaged"
     for name, measure in expected.items():
         if not (checkpoint / name).is_file():
@@ -130,21 +128,8 @@ def _refuse_without(needs: Sequence[str], names: Container[str], checkpoint: Pat
 
 
 def _names(checkpoint: Path) -> list[str]:
-    paths = (path for path in checkpoint.rglob("*") if path.is_file())
-    return sorted(path.relative_to(checkpoint).as_posix() for path in paths if not path.name.startswith(MARKER))
+    return [name for name, _ in files.entries(checkpoint) if MARKER not in name]
 
 
-def _measured(path: Path, *, to_disk: bool = False) -> dict[str, int | str]:
-    with path.open("rb") as file:
-        if to_disk:
-            os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": path.stat().st_size, "sha256": digest}
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _measured(path: Path) -> dict[str, int | str]:
+    return {"size": path.stat().st_size, "sha256": files.sha256(path)}

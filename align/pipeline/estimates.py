@@ -5,9 +5,7 @@ Memory is that of weights, gradients and Adam's two moments. Activations come on
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from align.configs.reward import RewardConfig
 from align.configs.sft import SftConfig
 from align.pipeline.planning import Source, Step
 from align.recipe import parse_reference
+from align.registry import files
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of every tensor of a model, by its name; empty where nothing is known."""
@@ -60,9 +59,7 @@ def of_directory(directory: Path) -> Shapes:
     """The shapes in all safetensors files of a directory, read from their headers."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(directory.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        shapes |= {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+        shapes |= {name: tuple(tensor["shape"]) for name, tensor in files.safetensors_header(path).items()}
     return shapes
 
 

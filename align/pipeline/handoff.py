@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +26,7 @@ from align.data import examples
 from align.errors import UsageError
 from align.recipe import Recipe, parse_reference
 from align.recipe.document import suggest
-from align.registry import Artifact, Registry
+from align.registry import Artifact, Registry, files
 
 TRAINED_FROM = {"sft": "model", "ppo": "policy"}
 """By kind of stage, the input that its adapter belongs to."""
@@ -73,7 +73,11 @@ class Contract:
 
 
 def of_directory(directory: Path) -> Contract:
-    """What the files of a model say. Nothing of a directory that holds no model."""
+    """What the files of a model say. Nothing of a directory that holds no model.
+
+    Raises:
+        UsageError: its weights were cut short, or are something else.
+    """
     config, adapter = _json(directory / "config.json"), (directory / "adapter_config.json").is_file()
     architecture = next(iter(config.get("architectures") or []), None)
     names = config.get("id2label") or {}
@@ -167,11 +171,14 @@ def problems(recipe: Recipe, registry: Registry, stage: str) -> list[str]:
     """The same of a stage before anything runs, as far as it can be foreseen, and adapters whose base cannot be had."""
     config = recipe.stages[stage]
     label_asked = '"label":' in config.model_dump_json(include={"reward", "judge"}, exclude_none=True)
-    given = {
-        place: foreseen(recipe, registry, reference, labels=label_asked and place.endswith(".model"))
-        for place, reference in config.references().items()
-    }
-    found = list(disagreements(config, given))
+    given: dict[str, Contract] = {}
+    found = []
+    for place, reference in config.references().items():
+        try:
+            given[place] = foreseen(recipe, registry, reference, labels=label_asked and place.endswith(".model"))
+        except UsageError as error:
+            found.append(f"{place}: {error}")
+    found += disagreements(config, given)
     for place, reference in config.references().items() if not found else ():
         if given[place].adapter and (problem := _without_base(recipe, registry, reference)):
             found.append(f"{place}: {problem}")
@@ -294,17 +301,7 @@ def _is_classifier(architecture: str | None) -> bool:
 
 
 def _labels_of(config: RewardConfig) -> tuple[str, ...] | None:
-    """The labels of its data, read once."""
-    key = config.model_dump_json(include={"data"})
-    if key not in _labels_read:
-        _labels_read[key] = _read_labels(config)
-    return _labels_read[key]
-
-
-_labels_read: dict[str, tuple[str, ...] | None] = {}
-
-
-def _read_labels(config: RewardConfig) -> tuple[str, ...] | None:
+    """The labels of its data."""
     if config.pairs:
         return None
     if names := {name for one in config.data for name in one.labels}:
@@ -340,14 +337,10 @@ def _tokenizer(directory: Path) -> dict[str, Any]:
 
 def _dtype(directory: Path) -> str | None:
     """The most frequent type of the tensors in the first safetensors file, from its header alone."""
-    sizes: dict[str, int] = {}
-    for path in sorted(directory.glob("*.safetensors"))[:1]:
-        with path.open("rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + 1
-    return max(sizes, key=lambda dtype: sizes[dtype]) if sizes else None
+    first = min(directory.glob("*.safetensors"), default=None)
+    header = files.safetensors_header(first) if first else {}
+    counts = Counter(str(tensor["dtype"]) for tensor in header.values())
+    return max(counts, key=counts.__getitem__, default=None)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,9 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,11 @@ from align.recipe import parse_reference
 from align.recipe.references import REWARD_KEYS
 from align.registry import files
 
-COMPUTING = ("torch", "transformers", "peft", "tokenizers")
+COMPUTING = ("torch", "transformers", "peft", "tokenizers", "trl", "accelerate")
 """Libraries whose major version decides what a stage computes."""
-RECORDED = (*COMPUTING, "align-rlhf", "accelerate", "datasets", "safetensors", "trl")
+RECORDED = (*COMPUTING, "align-rlhf", "datasets", "safetensors")
+NVIDIA = Path("/proc/driver/nvidia/version")
+"""There where the driver of an NVIDIA GPU is loaded."""
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -53,8 +57,6 @@ def stage_identity(
     del resolved["after"]
     for place, content in data.items():
         _set(resolved, place, content)
-    if isinstance(config, BaseModelConfig) and Path(config.model).expanduser().is_dir():
-        resolved["model"] = directory_digest(Path(config.model).expanduser())
     return {
         "kind": config.kind,
         "format": FORMAT_VERSIONS[config.kind],
@@ -66,18 +68,35 @@ def stage_identity(
 
 def data_fingerprints(config: StageConfig) -> dict[str, str]:
     """The place of each data set in the configuration (`data.0.dataset`) -> the fingerprint of its content. So are
-    files that a reward's moments are measured on.
+    files that a reward's moments are measured on, and the directory of a base model.
 
     Raises:
         UsageError: a file is missing.
     """
-    found = {place: sources.fingerprint(dataset) for place, dataset in _datasets(config)}
+    return {place: fingerprint_of() for place, _, fingerprint_of in _content(config)}
+
+
+def data_names(config: StageConfig) -> dict[str, str]:
+    """The same places -> what a person calls what lies there: a file, a directory, a data set."""
+    return {place: name for place, name, _ in _content(config)}
+
+
+def _content(config: StageConfig) -> Iterator[tuple[str, str, Callable[[], str]]]:
+    """What a stage reads, but for models: its place in the configuration, its name, what takes its fingerprint."""
+    for place, dataset in _datasets(config):
+        without = f" without {sources.place(dataset.exclude)}" if dataset.exclude else ""
+        yield place, sources.place(dataset) + without, partial(sources.fingerprint, dataset)
     for key in REWARD_KEYS.get(config.kind, ()):
         for place, path in rewards.normalizations(getattr(config, key), key):
-            if not Path(path).expanduser().is_file():
-                raise UsageError(f"{place}: there is no file {path} (looked from {Path.cwd()})")
-            found[place] = files.sha256(Path(path).expanduser())
-    return found
+            yield place, path, partial(_normalization_digest, place, path)
+    if isinstance(config, BaseModelConfig) and (directory := Path(config.model).expanduser()).is_dir():
+        yield "model", config.model, partial(directory_digest, directory)
+
+
+def _normalization_digest(place: str, path: str) -> str:
+    if not Path(path).expanduser().is_file():
+        raise UsageError(f"{place}: there is no file {path} (looked from {Path.cwd()})")
+    return files.sha256_once(Path(path).expanduser())
 
 
 def portable(config: StageConfig, as_written: Mapping[str, str]) -> dict[str, Any]:
@@ -124,7 +143,7 @@ def outside_digest(reference: str) -> str:
 
 def directory_digest(directory: Path) -> str:
     """Sha256 over the names and contents of all files below a directory."""
-    content = {name: files.sha256(directory / name) for name, _ in files.entries(directory)}
+    content = {name: files.sha256_once(directory / name) for name, _ in files.entries(directory)}
     return fingerprint(content)
 
 
@@ -138,9 +157,19 @@ def machine() -> dict[str, Any]:
 
 
 def device() -> str:
-    """`cuda` or `cpu`, found out without importing torch."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    return "cpu" if hidden or not Path("/proc/driver/nvidia/version").exists() else "cuda"
+    """`cuda`, `mps` or `cpu`: what training will take, as far as can be found out without importing torch.
+
+    A torch that is built for the CPU alone says so in its version, if it comes from PyTorch's own index. GPUs of other
+    makers count as `cpu`.
+    """
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "mps"
+    return "cuda" if has_nvidia_gpu() and not _version("torch").endswith("+cpu") else "cpu"
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether there is one, and `CUDA_VISIBLE_DEVICES` does not hide it."""
+    return NVIDIA.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() not in ("", "-1")
 
 
 def threads() -> int:
@@ -192,7 +221,7 @@ def _module_digest(reference: str) -> str:
     file = Path(spec.origin) if spec and spec.origin else Path(*module.split(".")).with_suffix(".py")
     if spec is None and not file.is_file():
         raise FileNotFoundError(f"there is no module {module!r} (looked among the packages and in {Path.cwd()})")
-    return files.sha256(file) if file.is_file() else reference
+    return files.sha256_once(file) if file.is_file() else reference
 
 
 def _version(package: str) -> str:

@@ -103,14 +103,17 @@ def plan(recipe: Recipe, registry: Registry, stages: Sequence[str] | None = None
     return Plan(recipe, registry, tuple(steps.values()))
 
 
-def check(recipe: Recipe, registry: Registry, stages: Collection[str] | None = None) -> list[str]:
-    """What about a valid recipe's data and inputs would stop a run, each as `file:line: key.path: problem`."""
+def check(recipe: Recipe, registry: Registry, stages: Collection[str] | None = None, *, ask: bool = False) -> list[str]:
+    """What about a valid recipe's data and inputs would stop a run, each as `file:line: key.path: problem`.
+
+    `ask`: let each reward model score something, as a run is about to.
+    """
     problems: list[str] = []
     for name in stages if stages is not None else recipe.stages:
         found = [placed(recipe, name, problem) for problem in checking.check(recipe.stages[name])]
         found += _missing(recipe, registry, name, data=not found)
         if not found:
-            of_rewards = rewards.problems(recipe.stages[name], recipe.stages)
+            of_rewards = rewards.problems(recipe.stages[name], recipe.stages, ask=ask)
             found = [placed(recipe, name, problem) for problem in of_rewards]
         problems += found or _disagreeing(recipe, registry, name)
     return list(dict.fromkeys(problems or _chosen_on_what_is_measured(recipe, stages)))
@@ -201,15 +204,24 @@ def same_inputs(artifact: Artifact, inputs: Mapping[str, Source]) -> bool:
 
 def _source(reference: str, registry: Registry, done: Mapping[str, Step]) -> Source:
     parsed = parse_reference(reference)
-    if parsed.kind == "stage" and parsed.name not in done:  # a reward model of an installed package
-        return Source(reference, pin=rewards.package_of(reference))
-    if parsed.kind == "stage":
+    if parsed.kind == "stage" and parsed.name in done:
         step = done[parsed.name]
         return Source(reference, step.name, step.artifact if step.action == "cached" else None, step.fingerprint)
     if parsed.kind == "registry":
         artifact = registry.resolve(reference.removeprefix("registry:"))
         return Source(reference, artifact=artifact, pin=artifact.digest)
-    return Source(reference, pin=identity.outside_digest(reference))
+    return Source(reference, pin=pin_of(reference))
+
+
+def pin_of(reference: str) -> str:
+    """What the fingerprint knows a reference by that is neither a stage nor an artifact, as it is now.
+
+    Raises:
+        FileNotFoundError: the directory or module does not exist; the message says which.
+    """
+    if parse_reference(reference).kind == "stage":  # a reward model of an installed package
+        return rewards.package_of(reference)
+    return identity.outside_digest(reference)
 
 
 def _missing(recipe: Recipe, registry: Registry, name: str, *, data: bool = True) -> Iterator[str]:

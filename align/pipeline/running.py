@@ -19,8 +19,8 @@ from align import interrupt, stages, tracking
 from align.configs import StageConfig
 from align.data import sources
 from align.errors import AlignError, Interrupted, UsageError
-from align.pipeline import beginning, handoff, identity, rewards
-from align.pipeline.planning import Plan, Source, Step, check, placed, same_inputs
+from align.pipeline import beginning, handoff, identity
+from align.pipeline.planning import Plan, Source, Step, check, pin_of, placed, same_inputs
 from align.recipe import parse_reference
 from align.registry import Artifact, InputRecord, Registry
 from align.registry.collection import in_use
@@ -49,11 +49,7 @@ def run(plan: Plan, wandb: Mode | None = None, on_start: Callable[[], object] = 
         AlignError: a stage failed. Earlier artifacts are kept, and so is its workspace: the same call goes on.
         Interrupted: a signal came, and the stage ended after a checkpoint.
     """
-    problems = check(plan.recipe, plan.registry, [step.name for step in plan.to_run])
-    for step in plan.to_run if not problems else ():
-        found = rewards.problems(step.config, plan.recipe.stages, ask=True)
-        problems += [placed(plan.recipe, step.name, problem) for problem in found]
-    if problems:
+    if problems := check(plan.recipe, plan.registry, [step.name for step in plan.to_run], ask=True):
         raise UsageError("\n".join(problems))
     for source in [source for step in plan.to_run for source in step.inputs.values()]:
         if not source.stage:
@@ -95,16 +91,26 @@ def _run_steps(plan: Plan, wandb: Mode | None, keep: Callable[[Artifact], None])
 def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode | None) -> Artifact:
     registry = plan.registry
     with _held(registry.lock(step.name, step.fingerprint), step.name), interrupt.guarded():
-        waited_for = None if step.forced else registry.find(step.name, step.fingerprint)
+        waited_for = None if step.forced else registry.find(step.name, step.fingerprint, quarantine=True)
         if waited_for and same_inputs(waited_for, inputs):
             logger.info("%s: another run has just made %s", step.name, waited_for.reference)
             return waited_for
+        if changed := _changed(plan, step):
+            raise UsageError("\n".join(changed))
         with registry.writing(f"stage {step.name} cannot be begun"):
             taken = {place: _record(source) for place, source in inputs.items()}
             workspace = beginning.workspace(registry, step, taken)
             logger.info("%s: %s (%s)", step.name, step.action, step.reason)
             directories = _directories(step, inputs, registry, workspace)
-        metrics = _compute(plan, step, directories, workspace, wandb)
+        try:
+            metrics = _compute(plan, step, directories, workspace, wandb)
+        except BaseException:
+            if _changed(plan, step):  # should all be put back as it was, these checkpoints are not to be gone on with
+                workspace.begun.unlink(missing_ok=True)
+            raise
+        if changed := _changed(plan, step):
+            registry.discard(workspace)
+            raise UsageError("\n".join([*changed, f"Nothing of stage {step.name} was published or kept."]))
         artifact = registry.publish(
             workspace.output,
             name=step.name,
@@ -121,6 +127,27 @@ def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode 
         if step is not plan.steps[-1]:
             interrupt.raise_if_requested(f"{artifact.reference} was published")
     return artifact
+
+
+def _changed(plan: Plan, step: Step) -> list[str]:
+    """What a stage reads that is no artifact, and is not any more what it was when the run was planned."""
+    outside = {place: source for place, source in step.inputs.items() if not source.stage and not source.artifact}
+    planned = {**step.data, **{place: source.pin for place, source in outside.items()}}
+    names = {**identity.data_names(step.config), **{place: source.reference for place, source in outside.items()}}
+    try:
+        now = identity.data_fingerprints(step.config)
+        now |= {place: pin_of(source.reference) for place, source in outside.items()}
+    except (UsageError, OSError) as error:
+        return [f"stages.{step.name}: {error}. It was there when this run was planned"]
+    return [
+        placed(
+            plan.recipe,
+            step.name,
+            f"{place}: {names.get(place, place)} has changed since this run was planned; run again to take it as it is",
+        )
+        for place in planned
+        if planned[place] != now.get(place)
+    ]
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """Garbage: versions that nobody named, pinned, uses or has made anything from that is kept.
 
-What a run at work needs it says itself (`in_use`); what a stopped one is to go on with, its workspaces say.
+What a run at work needs it says itself (`in_use`); what a stopped one is to go on with, its workspaces say. Workspaces
+are garbage once what was made in them is published, or nobody came back to them for long.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,15 +38,11 @@ class Garbage:
     artifacts: list[Artifact]
     """Each before those that it was made from, so that no lineage is ever broken."""
     leftovers: list[Path]
-    """Publications that were killed."""
+    """Publications and runs that were killed, and workspaces that nothing will go on with."""
     kept: dict[str, str]
     """`name@version` -> the first reason to keep it."""
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        left = sum(status.st_size for path in self.leftovers if path.is_dir() for _, status in files.entries(path))
-        return left + sum(record.size for artifact in self.artifacts for record in artifact.manifest.files)
+    size: int
+    """In bytes."""
 
 
 @contextlib.contextmanager
@@ -77,7 +75,10 @@ def find(registry: Registry, age: float = 0.0) -> Garbage:
     """
     artifacts = {artifact.reference: artifact for artifact in _sound(registry)}
     now = files.now(registry.root) if registry.root.exists() else 0.0
-    claims, stale = _claims(registry, now)
+    workspaces = [path for path in _workspaces(registry) if _is_left(registry, path, artifacts.values(), now, age)]
+    claims, stale = _claims(registry, now, workspaces)
+    newest = {artifact.name: reference for reference, artifact in artifacts.items()}
+    claims = {reference: f"it is {name}@{references.LATEST}" for name, reference in newest.items()} | claims
     roots = {
         reference: why
         for reference, artifact in artifacts.items()
@@ -85,8 +86,10 @@ def find(registry: Registry, age: float = 0.0) -> Garbage:
     }
     kept = _with_ancestors(artifacts, roots)
     garbage = {reference: artifact for reference, artifact in artifacts.items() if reference not in kept}
-    killed = [path for path in (registry.root / "staging").glob("*") if now - path.stat().st_mtime > DAY]
-    return Garbage(_descendants_first(garbage), [*sorted(killed), *stale], kept)
+    killed = [path for path in _children(registry, "staging") if _last_change(path) < now - DAY]
+    leftovers = [*killed, *stale, *workspaces]
+    size = sum(map(_size, leftovers)) + sum(map(_artifact_size, garbage.values()))
+    return Garbage(_descendants_first(garbage), leftovers, kept, size)
 
 
 def collect(registry: Registry, age: float = 0.0) -> Garbage:
@@ -94,42 +97,109 @@ def collect(registry: Registry, age: float = 0.0) -> Garbage:
     removed: list[Artifact] = []
     lock = FileLock(registry.prepared("locks") / "gc")
     with registry.writing("could not remove all garbage"), lock:
+        leftovers = find(registry, age).leftovers
+        size = sum(map(_size, leftovers))
+        for path in leftovers:  # first: that its work is published shows only as long as that is there
+            _clear_away(registry, path)
         while True:
             claims = _claims(registry, 0.0)[0]
             garbage = find(registry, age)
             for artifact in garbage.artifacts:
-                if _claims(registry, 0.0)[0] != claims:
+                is_latest = registry.versions(artifact.name)[-1] == artifact.version
+                if is_latest or _claims(registry, 0.0)[0] != claims:
                     break
                 _remove(registry, artifact)
                 removed.append(artifact)
             else:
-                for path in garbage.leftovers:
-                    if path.is_dir():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink()
-                        _lock(registry, path).unlink(missing_ok=True)
-                return Garbage(removed, garbage.leftovers, garbage.kept)
+                return Garbage(removed, leftovers, garbage.kept, size + sum(map(_artifact_size, removed)))
+
+
+def _clear_away(registry: Registry, path: Path) -> None:
+    if path.parent.name == "workspaces":
+        with contextlib.suppress(Timeout), FileLock(registry.root / "locks" / path.name, timeout=0):
+            registry.discard(Workspace(path))
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+        _lock(registry, path).unlink(missing_ok=True)
 
 
 def _sound(registry: Registry) -> list[Artifact]:
-    found = [registry.read(name, version) for name in registry.names() for version in registry.versions(name)]
-    if damaged := [str(one) for one in found if isinstance(one, Problem)]:
+    found = {
+        registry.directory(name, version): registry.read(name, version)
+        for name in registry.names()
+        for version in registry.versions(name)
+    }
+    if damaged := [str(one) for place, one in found.items() if isinstance(one, Problem) and place.exists()]:
         raise VerificationError(
             f"{'; '.join(damaged)}. While it is there no garbage is collected: what it was made from is not known. "
             "Move its directory away."
         )
-    return [one for one in found if isinstance(one, Artifact)]
+    return [one for one in found.values() if isinstance(one, Artifact)]
 
 
-def _claims(registry: Registry, now: float) -> tuple[dict[str, str], list[Path]]:
-    """`name@version`, or a digest -> why it is kept; and the records of runs that are no more."""
+def _children(registry: Registry, directory: str) -> list[Path]:
+    return [registry.root / directory / name for name in files.listed(registry.root / directory)]
+
+
+def _workspaces(registry: Registry) -> list[Path]:
+    """All in which there is more than the record of what happened in it."""
+    found = _children(registry, "workspaces")
+    return [path for path in found if any(name != Workspace(path).events.name for name in files.listed(path))]
+
+
+def _is_left(registry: Registry, path: Path, artifacts: Iterable[Artifact], now: float, age: float) -> bool:
+    """Whether no run works here, and what was made here is published; or an age is given, and nobody came since. What
+    does not say with what it was begun is not gone on with, and goes after a day."""
+    begun = _json(Workspace(path).begun)
+    published = (
+        not begun.get("forced")
+        and any(  # what is forced was published before
+            path.name == f"{artifact.name}-{artifact.manifest.fingerprint[:16]}"
+            and begun.get("inputs") == {place: taken.digest for place, taken in artifact.manifest.inputs.items()}
+            for artifact in artifacts
+        )
+    )
+    patience = DAY if not begun else max(age, DAY) if age else math.inf
+    if not published and now - _last_change(path) < patience:
+        return False
+    try:
+        with FileLock(registry.prepared("locks") / path.name, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def _last_change(path: Path) -> float:
+    """Of a directory and all that is in it; never, if that is just being moved away."""
+    try:
+        return max([path.stat().st_mtime, *(status.st_mtime for _, status in files.entries(path))])
+    except FileNotFoundError:
+        return math.inf
+
+
+def _size(path: Path) -> int:
+    """Of all that is in a directory."""
+    try:
+        return sum(status.st_size for _, status in files.entries(path)) if path.is_dir() else 0
+    except FileNotFoundError:
+        return 0
+
+
+def _artifact_size(artifact: Artifact) -> int:
+    return sum(record.size for record in artifact.manifest.files)
+
+
+def _claims(registry: Registry, now: float, left: Collection[Path] = ()) -> tuple[dict[str, str], list[Path]]:
+    """`name@version`, or a digest -> why it is kept; and the records of runs that are no more. What was begun in a
+    workspace that is `left` keeps nothing."""
     claims: dict[str, str] = {}
-    for name in registry.names():
-        claims[f"{name}@{registry.versions(name)[-1]}"] = f"it is {name}@{references.LATEST}"
+    for name in filter(references.NAME.fullmatch, files.listed(registry.root / "pins")):
         claims |= {f"{name}@{version}": "it is pinned" for version in registry.pins(name)}
+    for name in filter(references.NAME.fullmatch, files.listed(registry.root / "aliases")):
         claims |= {f"{name}@{version}": f"it is {name}@{alias}" for alias, version in registry.aliases(name).items()}
-    for begun in (registry.root / "workspaces").glob("*"):
+    for begun in set(_workspaces(registry)) - set(left):
         taken = _json(Workspace(begun).begun).get("inputs", {})
         claims |= {str(digest): f"{begun.name} is to go on with it" for digest in taken.values()}
     stale = []
@@ -210,6 +280,7 @@ def _descendants_first(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
 def _remove(registry: Registry, artifact: Artifact) -> None:
     """In one step out of sight, then for good."""
     directory = artifact.path.parent
+    files.replace(registry.root / "removed" / artifact.name / f"{artifact.version}.{artifact.digest}", "")
     doomed = registry.prepared("staging") / f"removed-{uuid.uuid4().hex}"
     directory.rename(doomed)
     files.fsync(directory.parent)

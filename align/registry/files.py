@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import mmap
 import os
 import re
 import shutil
 import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from align.errors import UsageError
 
 PUBLISHABLE = {".safetensors", ".json", ".jsonl", ".csv", ".png", ".txt", ".jinja", ".md", ".model"}
 """Suffixes of the files that may be published: none of these formats runs code when it is loaded."""
 
 READ_ONLY = 0o444
 """The mode of published files."""
+
+SETTLED_NANOSECONDS = 2_000_000_000
+"""The hash of a file changed more recently than this is not remembered: a second change could bear the same time."""
 
 _BINARY = {".safetensors", ".png", ".model"}
 _LONGEST_SAFETENSORS_HEADER = 100_000_000
@@ -39,6 +47,30 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """`sha256`, from memory if this process has hashed the very file before."""
+    known = tuple(same_file(status := path.stat()))
+    if known in _hashes:
+        return _hashes[known]
+    digest = sha256(path)
+    if settled(status):
+        _hashes[known] = digest
+    return digest
+
+
+_hashes: dict[tuple[int, ...], str] = {}
+
+
+def same_file(status: os.stat_result) -> list[int]:
+    """What is equal as long as a file is the same, unchanged: device, inode, size, both times."""
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def settled(status: os.stat_result) -> bool:
+    """Whether the file's last change is so long ago that another one would be seen by its time."""
+    return time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) > SETTLED_NANOSECONDS
 
 
 def refusals(root: Path, private_paths: Iterable[Path]) -> list[str]:
@@ -62,17 +94,34 @@ def _refusal(path: Path, status: os.stat_result, private: re.Pattern[bytes]) -> 
     if suffix not in PUBLISHABLE:
         return f"{suffix or 'no suffix'} is not among what may be published ({' '.join(sorted(PUBLISHABLE))})"
     if suffix == ".safetensors":
-        return None if _is_safetensors(path, status.st_size) else "is not a safetensors file, whatever its name says"
+        try:
+            safetensors_header(path)
+        except UsageError:
+            return "is not a safetensors file, whatever its name says"
     if suffix not in _BINARY and (line := _line_of(private, path, status.st_size)):
         return f"line {line} holds a path of this machine; write it without"
     return None
 
 
-def _is_safetensors(path: Path, size: int) -> bool:
+def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """By a tensor's name: its `dtype`, `shape`, `data_offsets`. Reads no tensor.
+
+    Raises:
+        UsageError: it is not a safetensors file, or was cut short in its header.
+    """
     with path.open("rb") as file:
-        head = file.read(9)
-    header = int.from_bytes(head[:8], "little")
-    return len(head) == 9 and head[8:] == b"{" and header <= min(size - 8, _LONGEST_SAFETENSORS_HEADER)
+        size = int.from_bytes(file.read(8), "little")
+        content = file.read(size) if size <= _LONGEST_SAFETENSORS_HEADER else b""
+    try:
+        if len(content) < size or not content.startswith(b"{"):
+            raise ValueError("its header is not there")
+        header: dict[str, dict[str, Any]] = json.loads(content)
+        header.pop("__metadata__", None)
+        if malformed := [name for name, tensor in header.items() if not {"dtype", "shape"} <= dict(tensor).keys()]:
+            raise ValueError(f"its header does not describe {malformed[0]!r}")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path} is not a safetensors file, or was cut short ({error}); get it again") from error
+    return header
 
 
 def _mention_of(paths: Iterable[Path]) -> re.Pattern[bytes]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import stat
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,6 @@ from align.registry import files
 from align.registry.manifest import FileRecord, Manifest
 
 MANIFEST, CHECKSUM, FILES = "manifest.json", "manifest.sha256", "files"
-
-SETTLED_NANOSECONDS = 2_000_000_000
-"""A file changed more recently than this is not remembered as verified: a second change could bear the same time."""
 
 HashOf = Callable[[FileRecord, Path, os.stat_result], str]
 """Of a file that is recorded, below this directory, with this status: its hash."""
@@ -38,6 +35,19 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.reference}: {self.file} {self.message}"
+
+
+class Unreadable(Problem):
+    """A read that failed, perhaps for a reason that passes: what could not be read is not known to be damaged."""
+
+
+_DAMAGE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
+"""What a read fails with where something else took the place of a file."""
+
+
+def _unread(reference: str, place: str, error: OSError) -> Problem:
+    kind = Problem if error.errno in _DAMAGE else Unreadable
+    return kind(reference, place, f"cannot be read: {error.strerror or error}")
 
 
 def hash_always(record: FileRecord, root: Path, status: os.stat_result) -> str:
@@ -67,12 +77,11 @@ class HashCache:
         """The file's hash, from memory if nothing about the file changed."""
         path = root / record.path
         known = self._known.get(record.path)
-        if known == [*_same_file(status), record.sha256]:
+        if known == [*files.same_file(status), record.sha256]:
             return record.sha256
         digest = files.sha256(path)
-        settled = time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) > SETTLED_NANOSECONDS
-        if settled and _same_file(path.lstat()) == _same_file(status):
-            self._known[record.path] = [*_same_file(status), digest]
+        if files.settled(status) and files.same_file(path.lstat()) == files.same_file(status):
+            self._known[record.path] = [*files.same_file(status), digest]
         return digest
 
     def save(self) -> None:
@@ -80,10 +89,6 @@ class HashCache:
         if self._known != self._loaded:
             with contextlib.suppress(OSError):
                 files.replace(self.path, json.dumps(self._known))
-
-
-def _same_file(status: os.stat_result) -> list[int]:
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -100,8 +105,8 @@ def read_manifest(directory: Path, name: str, version: str) -> Manifest | Proble
         content, checksum = (directory / MANIFEST).read_bytes(), (directory / CHECKSUM).read_bytes()
     except FileNotFoundError as error:
         return Problem(f"{name}@{version}", Path(error.filename).name, "is missing")
-    except (IsADirectoryError, NotADirectoryError):
-        return Problem(f"{name}@{version}", MANIFEST, "cannot be read")
+    except OSError as error:
+        return _unread(f"{name}@{version}", Path(error.filename or MANIFEST).name, error)
     return parse_manifest(content, checksum, name, version)
 
 
@@ -132,8 +137,11 @@ def inspect(directory: Path, name: str, version: str, hash_of: HashOf) -> tuple[
     if isinstance(manifest, Problem):
         return None, [manifest]
     reference = f"{name}@{version}"
-    found, root = dict(files.entries(directory)), directory / FILES
-    problems = []
+    try:
+        found, root = dict(files.entries(directory)), directory / FILES
+    except OSError as error:
+        return manifest, [_unread(reference, str(error.filename or directory), error)]
+    problems: list[Problem] = []
     for record in manifest.files:
         place = f"{FILES}/{record.path}"
         status = found.pop(place, None)
@@ -143,8 +151,12 @@ def inspect(directory: Path, name: str, version: str, hash_of: HashOf) -> tuple[
             problems.append(Problem(reference, place, "is a link or a special file"))
         elif status.st_size != record.size:
             problems.append(Problem(reference, place, f"has {status.st_size} bytes, not {record.size}"))
-        elif hash_of(record, root, status) != record.sha256:
-            problems.append(Problem(reference, place, "was changed: its sha256 is not the one that was published"))
+        else:
+            try:
+                if hash_of(record, root, status) != record.sha256:
+                    problems.append(Problem(reference, place, "was changed: its sha256 is not the one published"))
+            except OSError as error:
+                problems.append(_unread(reference, place, error))
     strangers = sorted(set(found) - {MANIFEST, CHECKSUM})
     problems += [Problem(reference, place, "was added after publishing") for place in strangers]
     return manifest, problems

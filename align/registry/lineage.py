@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,16 +26,31 @@ class Lineage:
     inputs: dict[str, Lineage] = field(default_factory=dict)
     """By their place in the stage's configuration."""
 
-    def walk(self) -> Iterator[Lineage]:
-        """Everything in the tree, each after its own inputs; what was taken twice comes twice."""
-        for parent in self.inputs.values():
-            yield from parent.walk()
-        yield self
+    def walk(self) -> list[Lineage]:
+        """Everything in the tree, each after its own inputs; what was taken twice comes once."""
+        found: dict[tuple[str, str], Lineage] = {}
+
+        def visit(node: Lineage) -> None:
+            if (node.reference, node.digest) not in found:
+                for parent in node.inputs.values():
+                    visit(parent)
+                found[node.reference, node.digest] = node
+
+        visit(self)
+        return [*found.values()]
 
 
-def trace(registry: Registry, reference: str, digest: str) -> Lineage:
+def trace(registry: Registry, reference: str, digest: str, traced: dict[tuple[str, str], Lineage]) -> Lineage:
     """The lineage of an input: of its reference if that bears the digest with which it was taken, else of the same
-    content under another number, as a stage publishes it again after a damaged version was moved aside."""
+    content under another number, as a stage publishes it again after a damaged version was moved aside.
+
+    `traced`: what was traced before; each is looked up once, however many were made from it."""
+    if (reference, digest) not in traced:
+        traced[reference, digest] = _traced(registry, reference, digest, traced)
+    return traced[reference, digest]
+
+
+def _traced(registry: Registry, reference: str, digest: str, traced: dict[tuple[str, str], Lineage]) -> Lineage:
     name, _, version = reference.partition("@")
     if not references.NAME.fullmatch(name) or not references.VERSION.fullmatch(version):
         return Lineage(reference, digest)  # from outside: nothing to look up
@@ -49,10 +63,10 @@ def trace(registry: Registry, reference: str, digest: str) -> Lineage:
         problem = str(error)
     if problem:
         if other := _with_digest(registry, name, digest):
-            return trace(registry, other, digest)
+            return trace(registry, other, digest, traced)
         return Lineage(reference, digest, problem=problem)
     inputs = artifact.manifest.inputs.items()
-    parents = {place: trace(registry, taken.reference, taken.digest) for place, taken in inputs}
+    parents = {place: trace(registry, taken.reference, taken.digest, traced) for place, taken in inputs}
     return Lineage(reference, digest, artifact, inputs=parents)
 
 
@@ -70,7 +84,7 @@ def complete(registry: Registry, reference: str) -> list[Artifact]:
 
     Raises `VerificationError` if any of it is missing, changed or damaged.
     """
-    nodes = list(registry.lineage(reference).walk())
+    nodes = registry.lineage(reference).walk()
     if broken := {f"{node.reference} is {node.problem}" for node in nodes if node.problem}:
         raise VerificationError(f"{reference} cannot leave the registry without its lineage: {'; '.join(broken)}")
     found = {node.artifact.reference: node.artifact for node in nodes if node.artifact}

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from align.errors import AlignError, UsageError, VerificationError
@@ -36,11 +38,11 @@ class Mirror:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = _without_password(url)
         self._fs, self._root = _opened(url)
         marker = self._read("mirror.json")
         if marker is not None and _format(marker) != FORMAT:
-            raise UsageError(f"{url} holds a mirror of another format than {FORMAT}. Upgrade align.")
+            raise UsageError(f"{self.url} holds a mirror of another format than {FORMAT}. Upgrade align.")
         self._is_new = marker is None
 
     def push(self, registry: Registry, reference: str) -> dict[str, bool]:
@@ -49,6 +51,7 @@ class Mirror:
         Raises `UsageError` if another artifact has one of their numbers there, `VerificationError` if one is damaged.
         """
         artifacts = lineage.complete(registry, reference)
+        self._fs.invalidate_cache()
         there = {artifact.reference: self._standing(artifact) for artifact in artifacts}
         with self._reached():
             if self._is_new:
@@ -59,14 +62,24 @@ class Mirror:
         return {reference: not standing for reference, standing in there.items()}
 
     def _standing(self, artifact: Artifact) -> bool:
-        """Whether this very artifact is there. A record that was cut short, or damaged, is written again."""
+        """Whether this very artifact is there, and all its files have their sizes. Otherwise it is written again."""
         found = self._manifest(artifact.name, artifact.version)
         if isinstance(found, Manifest) and found.digest != artifact.digest:
             raise UsageError(
                 f"{self.url} has another {artifact.reference} (digest {found.digest[:12]}, not "
                 f"{artifact.digest[:12]}): it mirrors another registry. Push to a place of its own."
             )
-        return isinstance(found, Manifest)
+        if not isinstance(found, Manifest):
+            return False
+        return all(self._size(self._content(found.digest, record)) == record.size for record in found.files)
+
+    def _size(self, place: str) -> int | None:
+        with self._reached():
+            try:
+                size: int | None = self._fs.info(place)["size"]
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return size
 
     def _push(self, artifact: Artifact) -> None:
         for record in artifact.manifest.files:
@@ -90,7 +103,7 @@ class Mirror:
         if version not in versions:
             hint = references.suggestion(version, versions)
             raise UsageError(f"{self.url} has no {reference} (aliases are not mirrored).{hint}")
-        wanted = self._complete(name, version)
+        wanted = self._complete(name, version).values()
         return publishing.receive(registry, [(manifest, self._bytes_of(manifest)) for manifest in wanted])[-1]
 
     def versions(self, name: str) -> list[str]:
@@ -102,8 +115,14 @@ class Mirror:
         found = {str(path).rstrip("/").rpartition("/")[2] for path in listed}
         return sorted((entry for entry in found if references.VERSION.fullmatch(entry)), key=references.number)
 
-    def _complete(self, name: str, version: str, digest: str | None = None) -> list[Manifest]:
-        """The manifests of an artifact and of what it was made from, each after its inputs."""
+    def _complete(
+        self, name: str, version: str, digest: str = "", chain: Mapping[str, Manifest] = MappingProxyType({})
+    ) -> dict[str, Manifest]:
+        """By their digests, the manifests of an artifact and of what it was made from, each after its inputs.
+
+        `chain`: those that are known already; each is read once, however many were made from it."""
+        if digest in chain:
+            return {**chain}
         found = self._manifest(name, version)
         if digest and not (isinstance(found, Manifest) and found.digest == digest):  # perhaps under another number
             others = (self._manifest(name, other) for other in reversed(self.versions(name)))
@@ -112,12 +131,11 @@ class Mirror:
             raise VerificationError(f"{self.url}: {found or f'{name}@{version} is missing'}")
         if digest and found.digest != digest:
             raise VerificationError(f"{self.url}: {name}@{version} is not the one that was taken: {found.digest}")
-        chain: dict[str, Manifest] = {}
         for taken in found.inputs.values():
             parent, _, number = taken.reference.partition("@")
             if references.NAME.fullmatch(parent) and references.VERSION.fullmatch(number):
-                chain |= {one.digest: one for one in self._complete(parent, number, taken.digest)}
-        return [*chain.values(), found]
+                chain = self._complete(parent, number, taken.digest, chain)
+        return {**chain, found.digest: found}
 
     def _manifest(self, name: str, version: str) -> Manifest | Problem | None:
         content, checksum = (self._read(_version(name, version, part)) for part in (MANIFEST, CHECKSUM))
@@ -152,7 +170,12 @@ class Mirror:
         except AlignError:
             raise
         except Exception as error:  # every store has its own: all mean that it could not be used
-            raise AlignError(f"{self.url}: {error or type(error).__name__}") from error
+            raise AlignError(f"{self.url}: {_without_password(str(error)) or type(error).__name__}") from error
+
+
+def _without_password(text: str) -> str:
+    """Without what stands between `//` and `@` in an address."""
+    return re.sub(r"(?<=//)[^/\s]*@", "", text)
 
 
 def _version(name: str, version: str, part: str) -> str:
@@ -185,7 +208,7 @@ def _opened(url: str) -> tuple[Any, str]:
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
             fs, root = ArrowFSWrapper(S3FileSystem(endpoint_override=endpoint)), url.removeprefix("s3://")
     except (ImportError, ValueError, OSError) as error:
-        raise UsageError(f"{url} cannot be opened: {error}") from error
+        raise UsageError(_without_password(f"{url} cannot be opened: {error}")) from error
     if isinstance(fs, LocalFileSystem):
         fs.auto_mkdir = True
     return fs, root.rstrip("/")

@@ -49,7 +49,10 @@ def publish(registry: Registry, source: Path, draft: Manifest, force: bool) -> A
 
 
 def receive(registry: Registry, parcels: Iterable[Parcel]) -> list[Artifact]:
-    """Take in artifacts, each after those it was made from; all of them or none, but for a kill.
+    """Take in artifacts, each after those it was made from.
+
+    None appears before all have arrived and were verified. They then appear one by one: a kill or a full disk may leave
+    the first ones, which is a sound registry, and the same call takes in the rest.
 
     Content that stands here already is used as it is. A version keeps its number if that is free, and what was made
     from one that got another number refers to it by that.
@@ -138,7 +141,8 @@ def _claim(
     versions = registry.versions(draft.name)
     if not force and (twin := _standing(registry, draft)):
         return twin
-    taken = {references.number(version) for version in [*versions, *registry.quarantined(draft.name)]}
+    others = [version for version, digest in registry.removed(draft.name).items() if digest != draft.digest]
+    taken = {references.number(version) for version in [*versions, *registry.quarantined(draft.name), *others]}
     following = max(taken, default=0) + 1
     number = wanted if wanted and wanted not in taken else following
     parent = registry.prepared("artifacts", draft.name)

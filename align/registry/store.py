@@ -7,6 +7,7 @@
     workspaces/<name>-<fingerprint>/             of stages at work; survive a kill
     running/<run>.json                           which artifacts a run at work may still take
     staging/  quarantine/  verified/  locks/     publications in the making, damaged versions, hash cache, locks
+    removed/<name>/<version>.<digest>            of each version that `gc` removed, so that its number means no other
 
 One `os.rename` of a complete, durable directory both claims a version's number and publishes it: it fails if the
 number was taken, and the next one is tried. Nothing depends on locks, which some network file systems grant to
@@ -28,7 +29,16 @@ from filelock import BaseFileLock, FileLock
 
 from align.errors import AlignError, UsageError, VerificationError
 from align.registry import aliases, files, lineage, publishing, references
-from align.registry.inspection import FILES, HashCache, Problem, hash_always, inspect, read_manifest, trust_sizes
+from align.registry.inspection import (
+    FILES,
+    HashCache,
+    Problem,
+    Unreadable,
+    hash_always,
+    inspect,
+    read_manifest,
+    trust_sizes,
+)
 from align.registry.lineage import Lineage
 from align.registry.manifest import Artifact, InputRecord, Manifest, plain
 from align.workspace import Workspace
@@ -126,6 +136,8 @@ class Registry:
         for name, version in self._located():
             directory = self.directory(name, version)
             manifest, wrong = inspect(directory, name, version, hash_always if full else trust_sizes)
+            if wrong and not directory.exists():  # removed meanwhile
+                continue
             problems += wrong
             if manifest:
                 artifacts.append(Artifact(name, version, directory / FILES, manifest))
@@ -150,6 +162,8 @@ class Registry:
         """
         name, version = self._locate(reference)
         manifest, problems = inspect(directory := self.directory(name, version), name, version, trust_sizes)
+        if problems and not directory.exists():  # removed since it was located
+            return self.resolve(reference)
         if problems or manifest is None:
             raise VerificationError(f"{_described(problems)} Do not use {directory}.")
         return Artifact(name, version, directory / FILES, manifest)
@@ -175,23 +189,25 @@ class Registry:
             )
         return name, version
 
-    def find(self, name: str, fingerprint: str) -> Artifact | None:
+    def find(self, name: str, fingerprint: str, *, quarantine: bool = False) -> Artifact | None:
         """The newest artifact that a stage of this fingerprint made, which spares running it again; `check` it first.
 
-        Raises `VerificationError` for a damaged manifest found on the way, and quarantines that version.
+        `quarantine`: move a damaged manifest that is found on the way, and its version, aside, and raise
+        `VerificationError`. Without it, such a version is passed by.
         """
         for version in reversed(self.versions(name)):
             found = self.read(name, version)
-            if isinstance(found, Problem):
+            if isinstance(found, Artifact):
+                if found.manifest.fingerprint == fingerprint:
+                    return found
+            elif quarantine and self.directory(name, version).exists():
                 raise self._quarantine(name, version, [found])
-            if found.manifest.fingerprint == fingerprint:
-                return found
         return None
 
     def lineage(self, reference: str) -> Lineage:
         """What an artifact was made from, all the way down. Missing, changed and damaged parents are reported."""
         artifact = self.resolve(reference)
-        return lineage.trace(self, artifact.reference, artifact.digest)
+        return lineage.trace(self, artifact.reference, artifact.digest, {})
 
     # Publishing
 
@@ -260,11 +276,17 @@ class Registry:
     def check(self, artifact: Artifact) -> None:
         """To be called before an artifact is used: every byte is hashed, unless its file is the one hashed before.
 
-        Raises `VerificationError` naming the files, and moves the version to quarantine, where nothing finds it.
+        Raises `VerificationError` naming the files, and moves the version to quarantine, where nothing finds it. What
+        cannot be read stays where it is.
         """
         cache = HashCache(self.root / "verified" / artifact.name / f"{artifact.version}.json")
         directory = self.directory(artifact.name, artifact.version)
-        _, problems = inspect(directory, artifact.name, artifact.version, cache)
+        manifest, problems = inspect(directory, artifact.name, artifact.version, cache)
+        if manifest and manifest.digest != artifact.digest:
+            raise VerificationError(
+                f"{artifact.reference} is another artifact than when it was looked up: its digest is "
+                f"{manifest.digest[:12]}, and was {artifact.digest[:12]}. Look it up again."
+            )
         if problems:
             raise self._quarantine(artifact.name, artifact.version, problems)
         cache.save()
@@ -272,12 +294,17 @@ class Registry:
     def _quarantine(self, name: str, version: str, problems: list[Problem]) -> VerificationError:
         """Move a damaged version aside, deleting nothing; the error that says so. Its number is not given again."""
         directory = self.directory(name, version)
+        if any(isinstance(problem, Unreadable) for problem in problems):
+            return VerificationError(f"{'; '.join(map(str, problems))}. Put this right, and run again.")
         try:
             parent = self.prepared("quarantine", name)
             place = parent / f"{version}.{len(files.listed(parent)) + 1}"
-            with contextlib.suppress(FileNotFoundError):  # another run was quicker
-                directory.rename(place)
+            directory.rename(place)
             outcome = f"It was moved to {place}; run again to make it anew."
+        except FileNotFoundError:
+            return VerificationError(
+                f"{name}@{version} is not there any more: it was removed, or moved aside. Run again to make it anew."
+            )
         except (OSError, UsageError) as error:
             outcome = f"It could not be moved to quarantine ({error}); do not use {directory}."
         return VerificationError(f"{_described(problems)} {outcome}")
@@ -286,6 +313,11 @@ class Registry:
         """Versions that were found damaged and moved aside."""
         found = {entry.partition(".")[0] for entry in files.listed(self.root / "quarantine" / name)}
         return [version for version in found if references.VERSION.fullmatch(version)]
+
+    def removed(self, name: str) -> dict[str, str]:
+        """The versions that `gc` removed, each with the digest that it had. Their numbers are given to nothing else."""
+        split = (entry.partition(".") for entry in files.listed(self.root / "removed" / name))
+        return {version: digest for version, _, digest in split if references.VERSION.fullmatch(version)}
 
     # What people say of versions
 
@@ -341,7 +373,11 @@ class Registry:
         return self.root / "workspaces" / f"{name}-{fingerprint[:16]}"
 
     def discard(self, workspace: Workspace) -> None:
-        """Remove what a finished stage leaves in its workspace, all but its record of events."""
+        """Remove what a finished stage leaves in its workspace, all but its record of events.
+
+        With what it was begun goes first: if this is cut short, nothing that is left is gone on with.
+        """
+        workspace.begun.unlink(missing_ok=True)
         for path in workspace.path.iterdir() if workspace.path.exists() else ():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -21,7 +21,7 @@ import reward_models
 from align.configs.base import LoraSettings
 from align.configs.reward import Normalize, RewardConfig
 from align.data import examples
-from align.errors import AlignError, UsageError
+from align.errors import AlignError
 from align.modeling import calibration
 from align.modeling.adapters import merged, save_adapter
 from align.modeling.checkpoints import intact
@@ -41,7 +41,7 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     """Train the classifier and measure it on held-out rows.
 
     Raises:
-        UsageError: where the data lacks the label that is scored, or has no other, or `max_length` is too much.
+        UsageError: where the data lacks the label that is scored, or has no other.
         AlignError: where the held-out AUC is below `require_auc`; nothing is left to publish then.
     """
     set_seed(config.seed)
@@ -50,11 +50,6 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     tokenizer = closing_texts(load_tokenizer(inputs[config.model]), load_config(inputs[config.model]))
     classifier = load_classifier(inputs[config.model], task.labels, task.problem_type, dropout=config.dropout)
     classifier.config.pad_token_id = tokenizer.pad_token_id
-    longest = getattr(classifier.config, "max_position_embeddings", None)
-    if longest is not None and config.max_length > longest:
-        raise UsageError(
-            f"max_length {config.max_length} is more than the {longest} tokens that {config.model} reads: lower it"
-        )
     metrics: dict[str, float | Interval] = {
         "parameters": float(parameter_count(classifier)),
         "rows": float(len(task.training)),

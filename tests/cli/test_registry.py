@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ from typer.testing import Result
 
 from align.cli import registry
 from align.errors import VerificationError
-from align.registry import Registry
+from align.registry import InputRecord, Registry, files
 
 Align = Callable[..., Result]
 
@@ -43,6 +44,17 @@ def test_lineage_is_a_tree(finished: Path, run_align: Align) -> None:
     ]
     tree = json.loads(run_align("registry", "lineage", "evaluation", "--json").stdout)
     assert tree["inputs"]["models.1"]["inputs"]["model"]["reference"] == "base@v1"
+
+
+def test_a_lineage_shows_once_how_a_thing_was_made(finished: Path, run_align: Align) -> None:
+    """`sft` is an input twice, and what it was made from is shown with the first."""
+    store = Registry("registry")
+    sft = store.resolve("sft")
+    taken = InputRecord(reference=sft.reference, digest=sft.digest)
+    store.publish(sft.path, name="ppo", kind="ppo", fingerprint="f" * 64, inputs={"policy": taken, "reward": taken}, config={}, metrics={}, environment={})  # fmt: skip  # noqa: E501
+    first, second = re.findall(r"sft@v1.*", (text := run_align("registry", "lineage", "ppo").stdout))
+    assert second == f"{first}, made as above"
+    assert text.count("base@v1") == 1
 
 
 def test_a_tag_is_a_reference(finished: Path, run_align: Align) -> None:
@@ -149,6 +161,17 @@ def test_two_artifacts_are_compared(finished: Path, run_align: Align) -> None:
     assert list(found) == ["config", "inputs", "data", "metrics", "environment", "files"]
     assert found["config"]["kind"] == ["base", "sft"]
     assert "do not differ" in run_align("registry", "diff", "sft@v1", "sft").stdout
+
+
+def test_a_disk_that_fails_is_told_in_words(finished: Path, run_align: Align, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(directory: Path) -> float:
+        raise OSError(errno.EROFS, "Read-only file system", str(directory))
+
+    monkeypatch.setattr(files, "now", read_only)
+    result = run_align("registry", "gc")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: Read-only file system ({finished / 'registry'})\n"
+    assert "Traceback" in run_align("registry", "gc", "--debug").stderr
 
 
 def test_garbage_is_removed_only_when_told_so(finished: Path, run_align: Align) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from align.errors import AlignError
+from align.errors import AlignError, UsageError
 from align.modeling.checkpoints import (
     MARKER,
     intact,
@@ -49,6 +49,13 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "deep/state.json is missing": lambda path: (path / "deep" / "state.json").unlink(),
     "COMPLETE.json is damaged": lambda path: (path / MARKER).write_text("{"),
 }
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[1]", "3", "\x80"])
+def test_a_marker_of_another_kind_is_damaged(tmp_path: Path, content: str) -> None:
+    (checkpoint(tmp_path, 1) / MARKER).write_text(content, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"checkpoint-1 cannot be resumed from: COMPLETE.json is damaged"):
+        intact(tmp_path / "checkpoint-1")
 
 
 @pytest.mark.parametrize("reason", DAMAGES)

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from align.errors import VerificationError
-from align.registry import Artifact, InputRecord, Registry, collection
+from align.errors import AlignError, VerificationError
+from align.registry import Artifact, InputRecord, Registry, archive, collection
 
 FINGERPRINT = "f" * 64
 
@@ -136,6 +138,84 @@ def test_a_stage_that_was_stopped_keeps_what_it_is_to_go_on_with(registry: Regis
     assert garbage(registry) == ["sft@v1", "sft@v2"]
 
 
+def test_a_workspace_whose_work_is_published_is_garbage_unless_somebody_is_at_it(
+    registry: Registry, versions: Callable, publish: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """As a run leaves it that was killed before it had cleared it away."""
+    used, other, _ = versions(3, "base")
+    workspace = registry.workspace("sft", FINGERPRINT)
+    (workspace.checkpoints / "weights.pt").write_bytes(bytes(1000))
+    workspace.events.touch()
+
+    def begun(forced: bool, digest: str) -> list[str]:
+        workspace.begun.write_text(json.dumps({"forced": forced, "inputs": {"model": digest}}))
+        return [path.name for path in collection.find(registry).leftovers]
+
+    assert begun(False, used.digest) == []
+    publish(inputs=as_input(used))
+    publish(inputs={}, fingerprint="e" * 64)
+    assert begun(True, used.digest) == begun(False, other.digest) == []  # it may be the work of today
+    with registry.lock("sft", FINGERPRINT):
+        assert begun(False, used.digest) == []
+    assert begun(False, used.digest) == [workspace.path.name]
+    found = collection.find(registry)
+    with monkeypatch.context() as patch:
+        patch.setattr(collection, "_remove", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(AlignError, match="could not remove all garbage"):
+            collection.collect(registry)
+    assert [path.name for path in workspace.path.iterdir()] == ["events.jsonl"]
+    (workspace.checkpoints / "weights.pt").mkdir(parents=True)
+    assert collection.find(registry).leftovers == []  # a run may be about to say with what it begins
+    (workspace.checkpoints / "weights.pt").rmdir()
+    workspace.checkpoints.rmdir()
+    begun(False, used.digest)
+    (workspace.path / "weights.pt").write_bytes(bytes(1000))
+    removed = collection.collect(registry)
+    assert [one.reference for one in removed.artifacts] == ["sft@v1", "base@v2", "base@v1"]
+    assert removed.size == found.size > 1000
+    assert [path.name for path in workspace.path.iterdir()] == ["events.jsonl"]
+    assert collection.find(registry).leftovers == []
+
+
+def test_what_does_not_say_with_what_it_was_begun_goes_after_a_day(registry: Registry, versions: Callable):
+    versions(1)
+    workspace = registry.workspace("ppo", FINGERPRINT)
+    for age, left in ((1_000, []), (100_000, [workspace.path])):
+        for path in (*workspace.path.iterdir(), workspace.path):
+            os.utime(path, (time.time() - age,) * 2)
+        assert collection.find(registry).leftovers == left
+
+
+def test_a_workspace_that_nobody_came_back_to_is_garbage_if_one_asks_for_old_ones(
+    registry: Registry, versions: Callable
+):
+    used, *_ = versions(3)
+    old = time.time() - 3 * collection.DAY
+    for artifact in registry.artifacts():
+        os.utime(artifact.path.parent, (old, old))
+    workspace = registry.workspace("ppo", FINGERPRINT)
+    workspace.begun.write_text(json.dumps({"forced": False, "inputs": {"policy": used.digest}}))
+    (workspace.checkpoints / "weights.pt").write_bytes(bytes(10))
+    assert collection.find(registry, 2 * collection.DAY).leftovers == []
+    for path in (workspace.path, *workspace.path.rglob("*")):
+        os.utime(path, (old, old))
+    assert garbage(registry) == ["sft@v2"]
+    assert collection.find(registry, 4 * collection.DAY).leftovers == []
+    with registry.lock("ppo", FINGERPRINT):
+        assert collection.find(registry, 2 * collection.DAY).leftovers == []
+    removed = collection.collect(registry, 2 * collection.DAY)
+    assert removed.leftovers == [workspace.path]
+    assert [one.reference for one in removed.artifacts] == ["sft@v2", "sft@v1"]
+    assert registry.find_workspace("ppo", FINGERPRINT) is None
+
+
+def test_a_publication_that_ends_meanwhile_is_no_harm(registry: Registry, versions: Callable):
+    """What was listed and then moved away has no status any more, like a link to nowhere."""
+    versions(1)
+    (registry.prepared("staging") / "just published").symlink_to("nowhere")
+    assert collection.find(registry).leftovers == []
+
+
 def test_nothing_is_collected_while_a_manifest_is_damaged(registry: Registry, versions: Callable):
     *_, last = versions(3)
     (last.path.parent / "manifest.json").unlink()
@@ -173,8 +253,10 @@ def test_publications_that_were_killed_are_cleared_away_after_a_day(registry: Re
     for name, age in (("killed", 100_000), ("at work", 1_000)):
         directory = registry.prepared("staging", name)
         (directory / "file").write_text("x" * 1000)
-        os.utime(directory, (time.time() - age,) * 2)
+        for path in (directory / "file", directory):
+            os.utime(path, (time.time() - age,) * 2)
     found = collection.collect(registry)
+    assert found.size == 1000
     assert [path.name for path in found.leftovers] == ["killed"]
     assert [path.name for path in (registry.root / "staging").iterdir()] == ["at work"]
 
@@ -182,6 +264,40 @@ def test_publications_that_were_killed_are_cleared_away_after_a_day(registry: Re
 def test_an_empty_registry_has_no_garbage_and_is_not_made_by_looking(registry: Registry):
     assert collection.find(registry).artifacts == []
     assert not registry.root.exists()
+
+
+def test_the_number_of_what_was_removed_is_given_to_nothing_else(
+    registry: Registry, versions: Callable, publish: Callable, tmp_path: Path
+):
+    theirs = Registry(tmp_path / "theirs")
+    for number in range(2):
+        theirs.publish(
+            publish(name="other").path,
+            name="sft",
+            kind="sft",
+            fingerprint="e" * 64,
+            inputs={},
+            config={"their": number},
+            metrics={},
+            environment={},
+        )
+    archive.export(theirs, "sft@v2", tmp_path / "theirs.tar")
+    _, mine, _ = versions(3)
+    archive.export(registry, mine.reference, tmp_path / "mine.tar")
+    collection.collect(registry)
+    (imported,) = archive.import_(registry, tmp_path / "theirs.tar")
+    assert imported.reference == "sft@v4"
+    with pytest.raises(VerificationError, match="sft@v2 is not there any more"):
+        registry.check(mine)
+    assert archive.import_(registry, tmp_path / "mine.tar") == [mine]
+    registry.check(mine)
+
+
+def test_what_is_another_artifact_now_is_not_used(registry: Registry, versions: Callable):
+    first, second = versions(2)
+    with pytest.raises(VerificationError, match="sft@v2 is another artifact than when it was"):
+        registry.check(replace(second, manifest=first.manifest))
+    assert registry.versions("sft") == ["v1", "v2"]
 
 
 def test_pins_survive_and_are_unpinned_once(registry: Registry, versions: Callable):

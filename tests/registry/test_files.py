@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from align.errors import UsageError
 from align.registry import files
 
 
@@ -26,10 +27,29 @@ def test_other_kinds_of_file_are_refused(source: Path, name: str):
     assert "not among what may be published" in refusal(source)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04\x95" + b"\0" * 50, b"\xff" * 8 + b"{}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x04\x95" + b"\0" * 50, b"\xff" * 8 + b"{}", b"\x02" + b"\0" * 7 + b"{"]
+)
 def test_a_pickle_called_safetensors_is_refused(source: Path, content: bytes):
     (source / "model.safetensors").write_bytes(content)
     assert "is not a safetensors file" in refusal(source)
+
+
+@pytest.mark.parametrize("header", [b"{", b"[]", b'{"w": 3}', b'{"w": {}}', b"{" * 9, b'{"w": {"dtype": "F32"}}'])
+def test_a_safetensors_header_that_is_none_is_said_to_be(tmp_path: Path, header: bytes):
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UsageError, match=r"w\.safetensors is not a safetensors file, or was cut short"):
+        files.safetensors_header(tmp_path / "w.safetensors")
+
+
+def test_a_safetensors_header_cut_anywhere_is_said_to_be(source: Path):
+    path = source / "model.safetensors"
+    content = path.read_bytes()
+    assert files.safetensors_header(path).keys() == {"w"}
+    for length in range(len(content) - 64):
+        path.write_bytes(content[:length])
+        with pytest.raises(UsageError, match="cut short"):
+            files.safetensors_header(path)
 
 
 def test_links_and_special_files_are_refused(source: Path, tmp_path: Path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Callable
@@ -45,6 +47,11 @@ def _link(path: Path) -> None:
     path.symlink_to(path.parents[3] / "elsewhere")
 
 
+def _link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
 def _edit_with_its_checksum(directory: Path) -> None:
     text = (directory / "manifest.json").read_text().replace("0.001", "0.002").encode()
     for name, content in (
@@ -77,6 +84,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest truncated": (lambda d: _truncate(d / "manifest.json"), "manifest.json"),
     "manifest removed": (lambda d: (d / "manifest.json").unlink(), "manifest.json"),
     "manifest edited": (_edit_with_its_checksum, "manifest.json"),
+    "manifest linked to itself": (lambda d: _link_to_itself(d / "manifest.json"), "manifest.json"),
     "checksum flipped": (lambda d: _flip(d / "manifest.sha256"), "manifest"),
     "checksum removed": (lambda d: (d / "manifest.sha256").unlink(), "manifest.sha256"),
     "versions swapped": (_swap_versions, "manifest.json"),
@@ -114,6 +122,33 @@ def test_damage_is_found_before_use_and_quarantined(registry: Registry, version:
     assert (registry.root / "quarantine" / "sft" / "v1.1").exists()
 
 
+@pytest.mark.parametrize("unread", ["manifest.json", "files/config.json", "files"])
+def test_what_cannot_be_read_is_a_finding_and_stays_where_it_is(
+    registry: Registry, version: Path, unread: str, monkeypatch: pytest.MonkeyPatch
+):
+    """As of a disk that is failing, or files of somebody else."""
+    artifact = registry.resolve("sft@v1")
+
+    def failing(function: Callable) -> Callable:
+        def read(path: str | Path, *arguments: object, **options: object) -> object:
+            if str(path) == str(version / unread):
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return function(path, *arguments, **options)
+
+        return read
+
+    monkeypatch.setattr(Path, "open", failing(Path.open))
+    monkeypatch.setattr(io, "open", failing(io.open))
+    monkeypatch.setattr(os, "scandir", failing(os.scandir))
+    problem = next(iter(registry.verify()))
+    assert unread in problem.file
+    assert problem.message == "cannot be read: Input/output error"
+    with pytest.raises(VerificationError, match=rf"sft@v1: .*{unread} cannot be read: Input/output error\. Put this"):
+        registry.check(artifact)
+    monkeypatch.undo()
+    assert registry.resolve("sft@v1") == artifact
+
+
 def test_every_byte_counts(registry: Registry, version: Path):
     """Each byte of each file flipped, each file cut at each length: found by `verify` and before use."""
     for path in [version / "manifest.json", version / "manifest.sha256", *(version / "files").rglob("*.*")]:
@@ -140,7 +175,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_files_are_hashed_once(registry: Registry, version: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(inspection, "SETTLED_NANOSECONDS", -1)
+    monkeypatch.setattr(inspection.files, "SETTLED_NANOSECONDS", -1)
     artifact = registry.resolve("sft@v1")
     assert reads == []
     registry.check(artifact)

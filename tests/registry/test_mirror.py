@@ -136,6 +136,38 @@ def test_a_push_that_was_cut_short_is_not_seen_and_done_again(
     assert Mirror(url).pull(other, "ppo").digest == chain.digest
 
 
+@pytest.mark.parametrize("content", [b"", b"cut short", None])
+def test_a_push_repairs_what_is_damaged_there(
+    registry: Registry, publish: Callable, url: str, other: Registry, content: bytes | None
+):
+    published = publish()
+    Mirror(url).push(registry, "sft")
+    _rewrite(url, "/model.safetensors", content)
+    with pytest.raises(AlignError):
+        Mirror(url).pull(other, "sft")
+    assert Mirror(url).push(registry, "sft") == {"sft@v1": True}
+    assert Mirror(url).push(registry, "sft") == {"sft@v1": False}
+    assert Mirror(url).pull(other, "sft").digest == published.digest
+
+
+def test_a_password_is_not_printed(registry: Registry, publish: Callable, monkeypatch: pytest.MonkeyPatch):
+    publish()
+    url = "memory://user:se@cret@host/mirror"
+    with pytest.raises(UsageError, match=r"^there is no mirror at memory://host/mirror$") as missing:
+        Mirror(url).pull(registry, "sft")
+
+    def fail(*_: object) -> None:
+        raise ValueError(f"cannot log in at {url}")
+
+    mirror = Mirror(url)
+    monkeypatch.setattr(mirror._fs, "pipe_file", fail)
+    with pytest.raises(AlignError, match=r"^memory://host/mirror: cannot log in at memory://host") as failed:
+        mirror.push(registry, "sft")
+    with pytest.raises(UsageError, match=r"^nothing://host cannot be opened") as unknown:
+        Mirror("nothing://user:se@cret@host")
+    assert not any("cret" in str(error.value) for error in (missing, failed, unknown))
+
+
 def test_two_registries_do_not_share_a_mirror(
     registry: Registry, chain: Artifact, url: str, source: Path, tmp_path: Path
 ):

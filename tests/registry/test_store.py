@@ -15,7 +15,18 @@ import pytest
 from filelock import Timeout
 
 from align.errors import AlignError, UsageError, VerificationError
-from align.registry import Artifact, InputRecord, Registry, aliases, collection, files, publishing, store
+from align.registry import (
+    Artifact,
+    InputRecord,
+    Registry,
+    aliases,
+    collection,
+    files,
+    lineage,
+    mirror,
+    publishing,
+    store,
+)
 from align.workspace import Interval
 
 FINGERPRINT = "f" * 64
@@ -294,8 +305,48 @@ def test_a_damaged_artifact_cannot_be_resolved_and_is_left_in_place(registry: Re
 def test_a_damaged_manifest_is_quarantined_when_it_is_met(registry: Registry, publish: Callable):
     (publish().path.parent / "manifest.json").unlink()
     with pytest.raises(VerificationError, match=r"moved to .*quarantine"):
-        registry.find("sft", FINGERPRINT)
-    assert registry.find("sft", FINGERPRINT) is None
+        registry.find("sft", FINGERPRINT, quarantine=True)
+    assert registry.find("sft", FINGERPRINT, quarantine=True) is None
+
+
+def test_a_damaged_manifest_is_passed_by_when_one_only_looks(registry: Registry, publish: Callable):
+    first = publish()
+    damaged = publish(config={})
+    (damaged.path.parent / "manifest.json").unlink()
+    assert registry.find("sft", FINGERPRINT) == first
+    assert registry.versions("sft") == ["v1", "v2"]
+
+
+def test_what_is_removed_while_it_is_looked_for_is_not_damaged(
+    registry: Registry, publish: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """As `gc` in another process does, once the versions were listed."""
+    kept = publish(fingerprint=OTHER)
+    publish()
+    versions = registry.versions
+
+    def then_remove(name: str) -> list[str]:
+        listed = versions(name)
+        if next(countdown, 1) == 0:
+            collection._remove(registry, removed)
+        return listed
+
+    looks: list[tuple[Callable[[], object], int, object]] = [
+        (lambda: registry.find("sft", FINGERPRINT, quarantine=True), 1, None),
+        (lambda: registry.resolve("sft"), 1, kept),
+        (registry.survey, 2, ([kept], [])),
+        (lambda: collection._sound(registry), 2, [kept]),
+    ]
+    for look, count, expected in looks:
+        removed, countdown = registry.resolve("sft"), reversed(range(count))
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "versions", then_remove)
+            assert look() == expected
+        removed = publish()
+    collection._remove(registry, removed)
+    with pytest.raises(VerificationError, match=rf"^{removed.reference} is not there any more: it was removed, or"):
+        registry.check(removed)
+    assert not (registry.root / "quarantine").exists() or registry.quarantined("sft") == []
 
 
 def test_a_quarantined_number_is_not_given_again(registry: Registry, publish: Callable):
@@ -354,11 +405,11 @@ def chain(registry: Registry, publish: Callable) -> list[Artifact]:
 
 def test_lineage_goes_down_to_what_comes_from_outside(registry: Registry, chain: list[Artifact]):
     base, sft, ppo = chain
-    lineage = registry.lineage("ppo")
-    assert lineage.artifact == ppo
-    assert lineage.inputs["policy"].artifact == sft
-    assert lineage.inputs["reward"].artifact == lineage.inputs["policy"].inputs["model"].artifact == base
-    outside = lineage.inputs["reward"].inputs["model"]
+    found = registry.lineage("ppo")
+    assert found.artifact == ppo
+    assert found.inputs["policy"].artifact == sft
+    assert found.inputs["reward"].artifact == found.inputs["policy"].inputs["model"].artifact == base
+    outside = found.inputs["reward"].inputs["model"]
     assert (outside.reference, outside.artifact, outside.problem) == ("hub:org/model@abc", None, None)
 
 
@@ -368,11 +419,33 @@ def test_lineage_reports_missing_damaged_and_changed_parents(
     base, sft, _ = chain
     (sft.path / "config.json").unlink()
     base.path.parent.rename(registry.root / "gone")
-    lineage = registry.lineage("ppo")
-    assert "files/config.json is missing" in (lineage.inputs["policy"].problem or "")
-    assert lineage.inputs["reward"].problem == "missing"
+    found = registry.lineage("ppo")
+    assert "files/config.json is missing" in (found.inputs["policy"].problem or "")
+    assert found.inputs["reward"].problem == "missing"
     assert publish(name="base", config={"other": True}).version == "v1"
     assert (registry.lineage("ppo").inputs["reward"].problem or "").startswith("changed: its digest is")
+
+
+def test_each_artifact_of_a_lineage_is_looked_up_once(
+    registry: Registry, publish: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Policy and reward are each made from both of the round before: 2^24 ways lead to the first."""
+    pair: dict[str, InputRecord] = {}
+    for number in range(25):
+        config, inputs = {"round": number}, pair
+        pair = {name: as_input(publish(name=name, inputs=inputs, config=config)) for name in ("policy", "reward")}
+    looked_up: list[str] = []
+    resolve, manifest = registry.resolve, mirror.Mirror._manifest
+    monkeypatch.setattr(registry, "resolve", lambda reference: [looked_up.append(reference), resolve(reference)][1])
+    assert len(registry.lineage("policy").walk()) == len(lineage.complete(registry, "policy")) == 49
+    assert len(looked_up) == 2 * 50
+    there, other = mirror.Mirror(str(tmp_path / "mirror")), Registry(tmp_path / "other")
+    there.push(registry, "policy")
+    monkeypatch.setattr(
+        mirror.Mirror, "_manifest", lambda self, *place: [looked_up.append("there"), manifest(self, *place)][1]
+    )
+    assert there.pull(other, "policy@v25").digest == resolve("policy").digest
+    assert looked_up.count("there") == 49
 
 
 # Work in progress

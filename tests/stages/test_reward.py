@@ -501,11 +501,6 @@ def test_what_cannot_teach_is_refused(
         reward.run(weights, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
 
 
-def test_texts_longer_than_the_model_reads(tiny_models: dict[str, Path], tmp_path: Path, configured: Any) -> None:
-    with pytest.raises(UsageError, match="max_length 500 is more than the 128 tokens that base reads: lower it"):
-        reward.run(configured(max_length=500), {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
-
-
 def test_settings_that_contradict_each_other(preferring: Any, configured: Any) -> None:
     for settings, message in (
         ({"labels": {"positive": "good"}}, "pairs:` have no labels"),
