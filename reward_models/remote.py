@@ -30,8 +30,6 @@ class Remote:
             batch_size: items in one request.
             options: `allow_remote`, `key`, `connect_timeout`, `read_timeout`, `timeout`, `retries`: see `Endpoint`.
         """
-        if batch_size < 1:
-            raise RewardError(f"{address}: batch_size must be above 0")
         self.name = address
         self.batch_size = batch_size
         self._endpoint = Endpoint(address, **options)

@@ -54,11 +54,8 @@ def run(model: CheckedModel, probes: Sequence[Probe] = ()) -> list[Outcome]:
         scores = _scored(model)
     except RewardError as error:
         return [Outcome("contract", "failed", str(error))]
-    outcomes = [
-        Outcome("contract", "passed", f"{len(scores)} finite numbers for {len(scores)} texts of many kinds"),
-        _description(model, scores),
-    ]
-    checks = (_determinism, _batch_size, _order, _spread)
+    outcomes = [Outcome("contract", "passed", f"{len(scores)} finite numbers for {len(scores)} texts of many kinds")]
+    checks = (_description, _determinism, _batch_size, _order, _spread)
     for check in checks:
         try:
             outcomes.append(check(model, scores))

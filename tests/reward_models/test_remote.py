@@ -142,7 +142,7 @@ def test_allow_remote_accepts_another_machine():
     assert reward_models.load("http://192.0.2.1:80", allow_remote=True).name == "http://192.0.2.1:80"
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"retries": -1}, {"batch_size": 0}, {"time_out": 3}])
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"retries": -1}, {"batch_size": 0}, {"batch_size": 1.5}, {"time_out": 3}])
 def test_options_that_make_no_sense(options):
     with pytest.raises(RewardError):
         reward_models.load("http://127.0.0.1:9", **options)
