@@ -146,6 +146,11 @@ def test_a_request_that_is_none_is_refused_in_words(small: str, body: Any, statu
     assert message in json.dumps(answer)
 
 
+def test_a_client_that_is_refused_while_it_sends_hears_why(small: str) -> None:
+    with pytest.raises(RewardError, match=r"answered 413 .*the request is larger than 2000 bytes"):
+        reward_models.load(small, retries=0).score([""], ["a" * 20_000_000])
+
+
 def test_mixed_references_and_unknown_paths(small: str) -> None:
     asked = question("a", "b")
     asked["items"][0]["reference"] = "c"
