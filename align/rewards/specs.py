@@ -67,8 +67,9 @@ def places(spec: object) -> Iterator[str]:
         for item in spec:
             yield from places(item)
     elif isinstance(spec, dict):
-        for key in ("model", "of"):
-            yield from places(spec.get(key))
+        yield from places(spec.get("model"))
+        if "combine" in spec:  # else `of` is an option of somebody's own
+            yield from places(spec.get("of"))
 
 
 def _artifact(place: str, registry: Registry) -> Path | None:

@@ -61,6 +61,7 @@ def test_every_way_to_name_a_model_gives_the_same_scores(
         ("missing.yaml", "missing.yaml: cannot be read"),
         ("no_such_module:reward", "cannot import no_such_module"),
         ("{}", "must hold a reward"),
+        ("{model: 'rewards_for_tests:Polite', of: [toxicty]}", "unexpected keyword argument 'of'"),
         ("", "a reward model's name is empty"),
         ("..", "that directory holds no config.json"),
     ],
