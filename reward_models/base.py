@@ -82,7 +82,7 @@ class CheckedModel:
             with self._asked("probes()"):
                 probes = getattr(model, "probes", list)()
         self._probes = _pairs(self.name, probes)
-        self.describe()
+        self._description = self._described()
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
@@ -108,28 +108,8 @@ class CheckedModel:
         return scores
 
     def describe(self) -> dict[str, Any]:
-        """The model's own description under its name; without a `digest` of its own, that of its description.
-
-        Raises:
-            RewardError: the model failed, or its description or range is none.
-        """
-        described: Any = {"kind": "function", "digest": _source_digest(self._model)}
-        if describe := getattr(self._model, "describe", None):
-            with self._asked("describe()"):
-                described = describe()
-        if not isinstance(described, Mapping):
-            raise RewardError(f"reward model {self.name}: describe() must return a dict, not {_shown(described)}")
-        if not _is_range(described.get("range")):
-            raise RewardError(
-                f"reward model {self.name}: the `range` that describe() gives must be [lowest, highest], each a number "
-                f"or None, not {described['range']!r:.80}"
-            )
-        described = dict(described)
-        if "digest" not in described:
-            with self._asked("describe()"):
-                content = json.dumps(described, sort_keys=True, default=str)
-            described["digest"] = hashlib.sha256(content.encode()).hexdigest()
-        return {"name": self.name, "label": None, "transform": None, "range": None, **described}
+        """As the model described itself when it was loaded, under its name; without a `digest` that of all the rest."""
+        return dict(self._description)
 
     def components(self) -> dict[str, list[float]]:
         """The parts of the last scores, by the name of each part; empty for a model that is not made of parts."""
@@ -155,6 +135,25 @@ class CheckedModel:
             said = _validated(values, len(responses), self._part(part))
             self._components.setdefault(part, []).extend(said)
         return finite
+
+    def _described(self) -> dict[str, Any]:
+        described: Any = {"kind": "function", "digest": _source_digest(self._model)}
+        if describe := getattr(self._model, "describe", None):
+            with self._asked("describe()"):
+                described = describe()
+        if not isinstance(described, Mapping):
+            raise RewardError(f"reward model {self.name}: describe() must return a dict, not {_shown(described)}")
+        try:
+            content = json.dumps({**described}, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RewardError(f"reward model {self.name}: what describe() gives is not JSON: {error}") from error
+        if not _is_range(described.get("range")):
+            raise RewardError(
+                f"reward model {self.name}: the `range` that describe() gives must be [lowest, highest], each a number "
+                f"or None, not {described['range']!r:.80}"
+            )
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return {"name": self.name, "label": None, "transform": None, "range": None, "digest": digest, **described}
 
     @contextmanager
     def _asked(self, what: str) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -74,12 +73,8 @@ def _scored(model: CheckedModel, rows: Sequence[int] = range(len(TEXTS))) -> lis
 
 
 def _description(model: CheckedModel, scores: Sequence[float]) -> Outcome:
-    """`describe()` is JSON, and the scores lie within the range that it declares."""
+    """The scores lie within the range that `describe()` declares."""
     description = model.describe()
-    try:
-        json.dumps(description, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        return Outcome("description", "failed", f"describe() is not JSON: {error}")
     low, high = description.get("range") or (None, None)
     outside = [one for one in scores if (low is not None and one < low) or (high is not None and one > high)]
     if outside:

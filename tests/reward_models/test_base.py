@@ -208,11 +208,17 @@ def raising(error):
         ("batch_size", 2.0, "batch_size must be a whole number above 0, not 2.0"),
         ("describe", lambda self: None, "reward model own: describe() must return a dict, not None"),
         ("describe", raising(KeyError("kind")), "reward model own: describe() failed: KeyError: 'kind'"),
-        ("describe", lambda self: {1: 1, "a": 1}, "reward model own: describe() failed: TypeError"),
+        (
+            "describe",
+            lambda self: {"at": Path()},
+            "reward model own: what describe() gives is not JSON: Object",
+        ),
+        ("describe", lambda self: {1: 1, "a": 1}, "what describe() gives is not JSON"),
+        ("describe", lambda self: {"mean": math.nan}, "what describe() gives is not JSON"),
         ("describe", lambda self: {"range": [0, 1, 2]}, "the `range` that describe() gives must be [lowest, highest]"),
         ("describe", lambda self: {"range": ["0", "1"]}, "not ['0', '1']"),
         ("describe", lambda self: {"range": [1, 0]}, "not [1, 0]"),
-        ("describe", lambda self: {"range": [0, math.inf]}, "each a number or None, not [0, inf]"),
+        ("describe", lambda self: {"range": [None, True]}, "each a number or None, not [None, True]"),
         ("probes", [("good", "bad")], "reward model own: probes() failed: TypeError: 'list' object is not callable"),
         ("probes", raising(OSError("gone")), "reward model own: probes() failed: OSError: gone"),
         ("probes", lambda self: [("good",)], "reward model own: probes must be pairs"),
@@ -225,6 +231,20 @@ def test_what_a_model_says_of_itself_is_checked_when_it_is_loaded(attribute, val
     with pytest.raises(RewardError) as caught:
         checked(type("Own", (), {"name": "own", "score": score, attribute: value})())
     assert message in str(caught.value)
+
+
+def test_a_model_describes_itself_once():
+    class Moody:
+        score = staticmethod(by_length)
+        said = iter([{"kind": "moody", "range": [0, None]}])
+
+        def describe(self):
+            return next(self.said)
+
+    model = checked(Moody())
+    del model.describe()["digest"]
+    assert model.describe()["range"] == [0, None]
+    assert len(model.describe()["digest"]) == 64
 
 
 def test_a_model_that_leaves_the_program_is_an_error_and_ctrl_c_is_none():
