@@ -359,7 +359,6 @@ def _reads_alike(name: str, config: Any, declared: Mapping[str, Any], asked: Map
 def _from_pretrained(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
     try:
         with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 source,
                 revision=revision,
@@ -372,8 +371,18 @@ def _from_pretrained(source: str, name: str, revision: str | None) -> tuple[Any,
         if not isinstance(error, OSError | ValueError):
             what = f"its files are damaged or incomplete, make or fetch it anew: {type(error).__name__}: {error}"
         raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {what}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # as transformers makes one of no files
-        raise RewardError(f"reward model {name}: its tokenizer knows no word: put its files beside config.json")
+    try:
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        if (
+            len(tokenizer) <= len(tokenizer.all_special_ids) + 1
+        ):  # Of no files transformers makes one that knows a space.
+            raise ValueError("it knows no word")
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
+        raise RewardError(
+            f"reward model {name}: its tokenizer cannot be loaded ({what}): are all its files beside config.json?"
+        ) from error
     for key, found, expected in sorted(report["mismatched_keys"]):
         raise RewardError(
             f"reward model {name}: its weights do not belong to its config.json: {key} is {list(found)}, not "

@@ -245,9 +245,10 @@ def without_tokenizer(directory):
     [
         (truncated, "its files are damaged or incomplete, make or fetch it anew: SafetensorError"),
         (of_another_size, "its weights do not belong to its config.json: classifier.dense.bias is .*, not .64."),
-        (without_tokenizer, "its tokenizer knows no word"),
+        (without_tokenizer, "its tokenizer cannot be loaded .ValueError: it knows no word.: are all its files"),
+        (lambda directory: (directory / "tokenizer.json").write_text("{}"), "its tokenizer cannot be loaded .KeyError"),
         (lambda directory: (directory / "model.safetensors").unlink(), "no file named model.safetensors"),
-        (lambda directory: (directory / "config.json").write_text("[1]"), "its files are damaged or incomplete"),
+        (lambda directory: (directory / "config.json").write_text("[1]"), "Should have a `model_type` key"),
         (lambda directory: (directory / "config.json").unlink(), "that directory holds no config.json"),
     ],
 )
@@ -257,6 +258,18 @@ def test_a_damaged_directory_is_said(tmp_path, make_classifier, damage, message)
     damage(directory)
     with pytest.raises(RewardError, match=f"damaged.*{message}"):
         reward_models.load(str(directory), label="nontoxic")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_without_its_files_no_tokenizer_is_made_up(tmp_path, make_classifier, architecture):
+    directory = tmp_path / "mute"
+    shutil.copytree(make_classifier(architecture, ["toxic", "nontoxic"]), directory)
+    without_tokenizer(directory)
+    with pytest.raises(
+        RewardError, match=r"reward model mute: its tokenizer cannot be loaded \(.*\): are all"
+    ) as caught:
+        reward_models.load(str(directory), label="nontoxic")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
