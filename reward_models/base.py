@@ -6,7 +6,8 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -50,7 +51,10 @@ Scorer = Callable[..., Sequence[float]]
 
 
 class CheckedModel:
-    """A reward model whose every answer is checked. `checked` and `load` return this."""
+    """A reward model whose every answer is checked. `checked` and `load` return this.
+
+    Whatever the model raises or calls `sys.exit` with becomes a `RewardError` that names it.
+    """
 
     def __init__(
         self,
@@ -69,8 +73,16 @@ class CheckedModel:
         self._components: dict[str, list[float]] = {}
         self.name = str(name or getattr(model, "name", None) or getattr(model, "__name__", type(model).__name__))
         self.batch_size: int | None = getattr(model, "batch_size", None)
+        if self.batch_size is not None and (type(self.batch_size) is not int or self.batch_size < 1):
+            raise RewardError(
+                f"reward model {self.name}: batch_size must be a whole number above 0, not {_shown(self.batch_size)}"
+            )
         self.needs_references = bool(getattr(model, "needs_references", False))
-        self._probes = _pairs(self.name, getattr(model, "probes", list)() if probes is None else probes)
+        if probes is None:
+            with self._asked("probes()"):
+                probes = getattr(model, "probes", list)()
+        self._probes = _pairs(self.name, probes)
+        self._description = self._described()
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
@@ -96,14 +108,8 @@ class CheckedModel:
         return scores
 
     def describe(self) -> dict[str, Any]:
-        """The model's own description under its name; without a `digest` of its own, that of its description."""
-        describe = getattr(self._model, "describe", None)
-        described = describe() if describe else {"kind": "function", "digest": _source_digest(self._model)}
-        if "digest" not in described:
-            described["digest"] = hashlib.sha256(
-                json.dumps(described, sort_keys=True, default=str).encode()
-            ).hexdigest()
-        return {"name": self.name, "label": None, "transform": None, "range": None, **described}
+        """As the model described itself when it was loaded, under its name; without a `digest` that of all the rest."""
+        return dict(self._description)
 
     def components(self) -> dict[str, list[float]]:
         """The parts of the last scores, by the name of each part; empty for a model that is not made of parts."""
@@ -120,18 +126,43 @@ class CheckedModel:
     def _scored(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None
     ) -> list[float]:
-        try:
+        with self._asked("score()"):
             scores = self._score(prompts, responses, references)
+        with self._asked("components()"):
             components = dict(getattr(self._model, "components", dict)())
-        except RewardError:
-            raise
-        except Exception as error:
-            raise RewardError(f"reward model {self.name} failed: {type(error).__name__}: {error}") from error
         finite = _validated(scores, len(responses), f"reward model {self.name}")
         for part, values in components.items():
             said = _validated(values, len(responses), self._part(part))
             self._components.setdefault(part, []).extend(said)
         return finite
+
+    def _described(self) -> dict[str, Any]:
+        described: Any = {"kind": "function", "digest": _source_digest(self._model)}
+        if describe := getattr(self._model, "describe", None):
+            with self._asked("describe()"):
+                described = describe()
+        if not isinstance(described, Mapping):
+            raise RewardError(f"reward model {self.name}: describe() must return a dict, not {_shown(described)}")
+        try:
+            content = json.dumps({**described}, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RewardError(f"reward model {self.name}: what describe() gives is not JSON: {error}") from error
+        if not _is_range(described.get("range")):
+            raise RewardError(
+                f"reward model {self.name}: the `range` that describe() gives must be [lowest, highest], each a number "
+                f"or None, not {described['range']!r:.80}"
+            )
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return {"name": self.name, "label": None, "transform": None, "range": None, "digest": digest, **described}
+
+    @contextmanager
+    def _asked(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RewardError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise RewardError(f"reward model {self.name}: {what} failed: {type(error).__name__}: {error}") from error
 
     def _part(self, name: str) -> str:
         return f"component {name} of reward model {self.name}"
@@ -196,6 +227,13 @@ def _pairs(name: str, probes: Any) -> list[tuple[str, str]]:
     ):
         raise RewardError(f"reward model {name}: probes must be pairs of texts, [better response, worse response]")
     return [(better, worse) for better, worse in probes]
+
+
+def _is_range(value: Any) -> bool:
+    if value is None:
+        return True
+    pair = isinstance(value, Sequence) and len(value) == 2 and all(end is None or is_number(end) for end in value)
+    return pair and (None in value or value[0] <= value[1])
 
 
 def _source_digest(model: Any) -> str | None:

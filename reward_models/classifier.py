@@ -172,7 +172,7 @@ class Classifier:
             moments = None  # They are those of another number.
         return cls(
             name,
-            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            _moved(name, model, device or ("cuda" if torch.cuda.is_available() else "cpu")),
             tokenizer,
             reading,
             input=options["input"],
@@ -359,18 +359,48 @@ def _reads_alike(name: str, config: Any, declared: Mapping[str, Any], asked: Map
 def _from_pretrained(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
     try:
         with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                source, revision=revision, dtype=torch.float32, output_loading_info=True
+                source,
+                revision=revision,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which are looked at below
             )
-    except (OSError, ValueError, KeyError) as error:
-        raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {error}") from error
+    except Exception as error:  # Of damaged files each library complains in its own way.
+        what = f"{error}"
+        if not isinstance(error, OSError | ValueError):
+            what = f"its files are damaged or incomplete, make or fetch it anew: {type(error).__name__}: {error}"
+        raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {what}") from error
+    try:
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        if (
+            len(tokenizer) <= len(tokenizer.all_special_ids) + 1
+        ):  # Of no files transformers makes one that knows a space.
+            raise ValueError("it knows no word")
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
+        raise RewardError(
+            f"reward model {name}: its tokenizer cannot be loaded ({what}): are all its files beside config.json?"
+        ) from error
+    for key, found, expected in sorted(report["mismatched_keys"]):
+        raise RewardError(
+            f"reward model {name}: its weights do not belong to its config.json: {key} is {list(found)}, not "
+            f"{list(expected)}. Take both from one model"
+        )
     if report["missing_keys"]:
         raise RewardError(
             f"reward model {name} is no trained classifier: it has no weights for "
             f"{', '.join(sorted(report['missing_keys'])[:3])}. Train one with a stage of kind `reward`, or name another"
         )
     return model, tokenizer
+
+
+def _moved(name: str, model: Any, device: str) -> Any:
+    try:
+        return model.to(device)
+    except (AssertionError, RuntimeError) as error:  # no such device, or no room there
+        raise RewardError(f"reward model {name}: device {device!r} cannot be used: {error}") from error
 
 
 @contextmanager

@@ -64,8 +64,12 @@ class Combined:
             raise RewardError(f"combine: {combine!r} is not one of {', '.join(COMBINATIONS)}")
         if not members:
             raise RewardError(f"combine: {combine} needs at least one reward model under `of:`")
-        if weights is not None and (len(weights) != len(members) or not all(map(is_number, weights))):
-            raise RewardError(f"combine: {combine} of {len(members)} models needs as many numbers as weights")
+        if weights is not None and not (
+            isinstance(weights, Sequence) and len(weights) == len(members) and all(map(is_number, weights))
+        ):
+            raise RewardError(
+                f"combine: {combine} of {len(members)} models needs as many numbers as weights, not {weights!r}"
+            )
         given = {
             "weights": weights,
             "uncertainty_coef": uncertainty_coef,

@@ -18,9 +18,11 @@ import time
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
-from reward_models.base import RewardError
+from reward_models.base import RewardError, is_number
 
 LARGEST_ANSWER = 8 * 2**20
+_LONGEST_WAIT = 86_400.0
+"""Seconds that a timeout may be."""
 _FIRST_PAUSE = 0.2
 """Seconds before the first repetition; each further one waits twice as long."""
 _LONGEST_PAUSE = 30.0
@@ -72,8 +74,17 @@ class Endpoint:
             raise RewardError(f"{address}: a reward model's address looks like http://127.0.0.1:8000")
         if parts.username or parts.password:
             raise RewardError(f"the address of reward model {parts.hostname} must not hold a name or password")
-        if retries < 0 or min(connect_timeout, read_timeout, timeout) <= 0:
-            raise RewardError(f"{address}: timeouts must be above 0, retries not below")
+        if not isinstance(allow_remote, bool):
+            raise RewardError(f"reward model {address}: allow_remote must be true or false, not {allow_remote!r}")
+        if type(retries) is not int or retries < 0:
+            raise RewardError(f"reward model {address}: retries must be a whole number from 0 on, not {retries!r}")
+        waits = {"connect_timeout": connect_timeout, "read_timeout": read_timeout, "timeout": timeout}
+        for option, seconds in waits.items():
+            if not is_number(seconds) or not 0 < seconds <= _LONGEST_WAIT:
+                raise RewardError(
+                    f"reward model {address}: {option} must be a number of seconds above 0, a day at most, "
+                    f"not {seconds!r}"
+                )
         self.address = address
         self._secure = parts.scheme == "https"
         self._host = parts.hostname
@@ -132,7 +143,8 @@ class Endpoint:
             # Each read has a timeout of its own; a server that trickles bytes is cut off by the timer.
             with _cut_off(connection.sock, self._timeout - (time.monotonic() - started), overdue):
                 connection.sock.settimeout(self._read_timeout)
-                connection.request("POST", path, body, headers)
+                with contextlib.suppress(ConnectionError):  # A refusal may be there before all has been sent.
+                    connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
                 content = answer.read(LARGEST_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
@@ -203,7 +215,7 @@ def _cut_off(sock: socket.socket, seconds: float, overdue: threading.Event) -> I
 def _secret(address: str, variable: str | None) -> str | None:
     if variable is None:
         return None
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):  # not shown: it may be the key
+    if not isinstance(variable, str) or not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):  # not shown: it may be the key
         raise RewardError(
             f"reward model {address}: `key` names an environment variable, such as OPENAI_API_KEY, and is not the key "
             "itself"

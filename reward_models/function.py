@@ -31,7 +31,7 @@ def load_entry_point(entry: EntryPoint, **options: Any) -> CheckedModel:
     package = entry.dist.name if entry.dist else "an installed package"
     try:
         target = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(
             f"reward model {entry.name} of {package} does not import: {entry.value}: {type(error).__name__}: {error}"
         ) from error
@@ -42,7 +42,7 @@ def _ready(target: Any, place: str, options: dict[str, Any]) -> CheckedModel:
     if inspect.isclass(target):
         try:
             target = target(**options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RewardError(f"{place} could not be made: {type(error).__name__}: {error}") from error
     elif options:
         raise RewardError(f"{place} is not a class, so it takes no options; it was given {', '.join(options)}")
@@ -55,5 +55,5 @@ def _module(name: str, place: str) -> Any:
         sys.path.append(here)
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(f"{place}: cannot import {name}: {type(error).__name__}: {error}") from error

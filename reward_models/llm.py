@@ -53,12 +53,15 @@ class LLM:
             settings: more of the request, such as `{seed: 1}`; `{temperature: null}` leaves the temperature out.
             options: `allow_remote`, `connect_timeout`, `read_timeout`, `timeout`, `retries`: see `Endpoint`.
         """
-        if len(scale) != 2 or not all(map(is_number, scale)) or scale[0] >= scale[1]:
+        pair = isinstance(scale, Sequence) and len(scale) == 2 and all(map(is_number, scale))
+        if not pair or scale[0] >= scale[1]:
             raise RewardError(f"llm: scale must be the lowest and the highest number, as in [1, 10], not {scale!r}")
         if not isinstance(rubric, str) or not rubric.strip():
             raise RewardError("llm: the rubric is empty: say in it what a good response is")
         if not isinstance(parallel, int) or parallel < 1:
             raise RewardError(f"llm: parallel must be a whole number above 0, not {parallel!r}")
+        if not isinstance(settings or {}, Mapping):
+            raise RewardError(f"llm: settings must be a mapping, as in {{seed: 1}}, not {settings!r}")
         self.name = f"llm {llm}"
         self.needs_references = with_reference
         self._endpoint = Endpoint(address, key=key, **options)

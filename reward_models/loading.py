@@ -61,6 +61,8 @@ def located(spec: Spec, directories: Mapping[str, Path]) -> Spec:
         result = dict(spec)
         if isinstance(spec.get("model"), str) and spec["model"] in directories:
             result = {"name": _shown(spec["model"]), **spec, "model": directories[spec["model"]]}
+        if isinstance(spec.get("model"), Mapping):
+            result["model"] = located(spec["model"], directories)
         if "combine" in spec and isinstance(spec.get("of"), list):
             result["of"] = [located(member, directories) for member in spec["of"]]
         return result
@@ -81,6 +83,9 @@ def _load_mapping(spec: dict[str, Any]) -> CheckedModel:
 
     if not isinstance(spec.get("of"), list):
         raise RewardError(f"combine: {spec['combine']} needs a list of reward models under `of:`")
+    for member in spec["of"]:
+        if not (isinstance(member, str | Path | Mapping) or callable(member) or hasattr(member, "score")):
+            raise RewardError(f"`of:` must list reward models, each by a name, an address or a mapping, not {member!r}")
     members = [load(member) for member in spec.pop("of")]
     return _finished(spec, lambda rest, name: _made("combine", Combined, {"members": members, "name": name, **rest}))
 
@@ -98,6 +103,8 @@ def _finished(options: dict[str, Any], make: Callable[[dict[str, Any], str | Non
 
 
 def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
+    if not place.removeprefix("path:"):
+        raise RewardError("a reward model's name is empty; the working directory is written '.'")
     if place in BUILTIN:
         module, attribute = BUILTIN[place]
         return _made(place, getattr(import_module(module), attribute), options)
@@ -114,6 +121,8 @@ def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
         return load_entry_point(entry, **options)
     directory = Path(place.removeprefix("path:")).expanduser()
     if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise RewardError(f"no reward model at {place!r}: that directory holds no config.json")
         return _trained(str(directory), options, name or directory.name)
     if ":" in place and not place.startswith("path:"):
         from reward_models.function import load_attribute

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reward_models.base import RewardError
 from reward_models.endpoint import Endpoint
+
+MOST_BYTES = 4 * 2**20
+"""Of items in one request, if they are more than one: half of what `align reward serve` takes."""
 
 
 class Remote:
@@ -27,11 +30,9 @@ class Remote:
 
         Args:
             address: `http://host:port`, with a path before `/score` if there is one.
-            batch_size: items in one request.
+            batch_size: the most items in one request; fewer where texts are so long that they pass 4 MiB.
             options: `allow_remote`, `key`, `connect_timeout`, `read_timeout`, `timeout`, `retries`: see `Endpoint`.
         """
-        if batch_size < 1:
-            raise RewardError(f"{address}: batch_size must be above 0")
         self.name = address
         self.batch_size = batch_size
         self._endpoint = Endpoint(address, **options)
@@ -39,7 +40,7 @@ class Remote:
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
     ) -> list[float]:
-        """One number per response, as the server gives them, from one request.
+        """One number per response, as the server gives them.
 
         Raises:
             RewardError: the server cannot be reached, refuses, or answers something else than was asked.
@@ -50,10 +51,12 @@ class Remote:
         ]
         for item, reference in zip(items, references or [], strict=references is not None):
             item["reference"] = reference
-        content = json.dumps(items, sort_keys=True)
-        request = hashlib.sha256(content.encode()).hexdigest()
-        answer = self._endpoint.post("/score", f'{{"request": "{request}", "items": {content}}}'.encode())
-        return self._scores(answer, request, [item["id"] for item in items])
+        scores: list[float] = []
+        for ids, content in _requests(items):
+            request = hashlib.sha256(content.encode()).hexdigest()
+            answer = self._endpoint.post("/score", f'{{"request": "{request}", "items": {content}}}'.encode())
+            scores += self._scores(answer, request, ids)
+        return scores
 
     def describe(self) -> dict[str, Any]:
         """Where it is; what the number means only the server knows."""
@@ -79,6 +82,22 @@ class Remote:
                 f"{_few(ids)}, in this order"
             )
         return [row["score"] for row in rows]
+
+
+def _requests(items: Sequence[Mapping[str, Any]]) -> Iterator[tuple[list[int], str]]:
+    """The ids and the JSON of as many items as fit into each request."""
+    ids: list[int] = []
+    rows: list[str] = []
+    size = 0
+    for item in items:
+        row = json.dumps(item, sort_keys=True)
+        if rows and size + len(row) > MOST_BYTES:
+            yield ids, f"[{', '.join(rows)}]"
+            ids, rows, size = [], [], 0
+        ids.append(item["id"])
+        rows.append(row)
+        size += len(row)
+    yield ids, f"[{', '.join(rows)}]"
 
 
 def _few(ids: Sequence[object]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import reward_models
@@ -54,12 +53,12 @@ def problems(config: StageConfig, stages: Collection[str], *, ask: bool = False)
 
 def is_builtin(name: str) -> bool:
     """Whether a bare name stands for a reward model of this package, which needs no pin."""
-    return name in reward_models.loading.BUILTIN
+    return name in reward_models.BUILTIN
 
 
 def package_of(name: str) -> str:
     """The installed package that offers a reward model under this name, with its version."""
-    (entry, *_) = _entry_points(name)
+    entry = reward_models.plugins()[name]
     return f"{entry.value} of {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
@@ -82,10 +81,6 @@ def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData |
             for index, data in enumerate(config.data):
                 if "reward" in (config.metrics if data.metrics is None else data.metrics):
                     yield f"data.{index}", data
-
-
-def _entry_points(name: str) -> metadata.EntryPoints:
-    return metadata.entry_points(group=reward_models.loading.ENTRY_POINTS, name=name)
 
 
 def _without_artifacts(spec: Any, stages: Collection[str]) -> Any:

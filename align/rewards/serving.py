@@ -12,26 +12,28 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import json
 import logging
+import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from types import FrameType
+from typing import Annotated, Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from align.errors import Interrupted, UsageError
 from reward_models import CheckedModel, RewardError
 
 logger = logging.getLogger(__name__)
-
-SECONDS_TO_FINISH = 10
-"""For requests that are under way when the server is told to stop."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -51,6 +53,16 @@ class Limits:
     """Within which a request must have arrived in full."""
     connections: int = 64
     """At once; one more is told to come again."""
+    seconds_to_finish: float = 10.0
+    """For requests that are under way when the server is told to stop; those that take longer get a 503."""
+
+
+def _encodable(text: str) -> str:
+    text.encode()  # JSON may spell half a surrogate pair, which is no character
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class Item(BaseModel):
@@ -58,10 +70,10 @@ class Item(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    id: int | str
-    prompt: str
-    response: str
-    reference: str | None = None
+    id: int | Text
+    prompt: Text
+    response: Text
+    reference: Text | None = None
 
 
 class Question(BaseModel):
@@ -69,7 +81,7 @@ class Question(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    request: str
+    request: Text
     items: list[Item]
 
 
@@ -77,6 +89,10 @@ class Question(BaseModel):
 class _Waiting:
     items: list[Item]
     answer: asyncio.Future[list[float]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class StoppingError(Exception):
+    """The server ends before the model has answered."""
 
 
 class Batcher:
@@ -89,6 +105,8 @@ class Batcher:
         self._model = model
         self._most_waiting = most_waiting
         self._waiting: list[_Waiting] = []
+        self._unanswered: list[_Waiting] = []
+        self._asked: Future[list[float]] | None = None
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
 
@@ -98,13 +116,27 @@ class Batcher:
         Raises:
             RewardError: the model broke its contract on these items.
             asyncio.QueueFull: too much is waiting already.
+            StoppingError: `give_up` was called.
         """
         if sum(len(one.items) for one in self._waiting) + len(items) > self._most_waiting:
             raise asyncio.QueueFull
         waiting = _Waiting(items)
         self._waiting.append(waiting)
+        self._unanswered.append(waiting)
         self._arrived.set()
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        finally:
+            self._unanswered.remove(waiting)
+
+    def give_up(self) -> None:
+        """Tell everybody who waits that there will be no answer."""
+        for one in self._unanswered:
+            _settle(one, StoppingError())
+
+    def is_busy(self) -> bool:
+        """Whether the model is at work."""
+        return self._asked is not None and self._asked.running()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -138,8 +170,8 @@ class Batcher:
     async def _scored(self, items: list[Item]) -> list[float]:
         prompts, responses = [item.prompt for item in items], [item.response for item in items]
         references = [item.reference or "" for item in items] if _has_references(items) else None
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._model.score, prompts, responses, references)
+        self._asked = self._thread.submit(self._model.score, prompts, responses, references)
+        return await asyncio.wrap_future(self._asked)
 
 
 def application(model: CheckedModel, *, token: str | None = None, limits: Limits | None = None) -> FastAPI:
@@ -166,6 +198,13 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
             raise HTTPException(503, "what asks the model has ended: start the server again")
 
     app = FastAPI(title=model.name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.batcher = batcher
+
+    @app.exception_handler(RequestValidationError)
+    async def refused(request: Request, error: RequestValidationError) -> Response:
+        # Without what was sent: it may be long, and need not be text.
+        problems = [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]
+        return Response(json.dumps({"detail": problems}), 422, media_type="application/json")
 
     @app.get("/health", dependencies=[Depends(alive)])
     async def health() -> dict[str, str]:
@@ -185,6 +224,8 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
             scores = await batcher.score(question.items)
         except asyncio.QueueFull:
             raise HTTPException(429, "too many items are waiting; try again", {"Retry-After": "1"}) from None
+        except StoppingError:
+            raise HTTPException(503, "the server is stopping") from None
         except RewardError as error:
             # Not a 5xx: to ask again would bring the same answer.
             raise HTTPException(422, str(error)) from error
@@ -196,7 +237,9 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
 
 
 def serve(model: CheckedModel, *, host: str, port: int, token: str | None, limits: Limits | None = None) -> None:
-    """Serve until Ctrl-C or SIGTERM; then answer what is under way, and return.
+    """Serve until Ctrl-C or SIGTERM; then answer what is under way, and return. A second one leaves at once.
+
+    Where the model is still at work after `limits.seconds_to_finish` the process ends here, as nothing ends a thread.
 
     Port 0 takes a free one; the address is logged.
 
@@ -211,19 +254,52 @@ def serve(model: CheckedModel, *, host: str, port: int, token: str | None, limit
     with sock, suppress(KeyboardInterrupt, Interrupted):  # uvicorn has shut down in order when it raises these again
         server.run(sockets=[sock])
     logger.info("stopped")
+    if server.batcher.is_busy():
+        _leave(0)
 
 
-def _server(model: CheckedModel, token: str | None, limits: Limits) -> uvicorn.Server:
-    return uvicorn.Server(
+class _Server(uvicorn.Server):
+    """Ends in order, within bounds."""
+
+    def __init__(self, config: uvicorn.Config, batcher: Batcher, seconds_to_finish: float) -> None:
+        super().__init__(config)
+        self.batcher = batcher
+        self._seconds_to_finish = seconds_to_finish
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """At the second signal leave."""
+        if self.should_exit:
+            _leave(128 + sig)
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer all who wait, if need be without the model."""
+        asyncio.get_running_loop().call_later(self._seconds_to_finish, self.batcher.give_up)
+        await super().shutdown(sockets)
+
+
+def _leave(code: int) -> None:
+    """End the process, whatever its threads do."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, RuntimeError, ValueError):  # A signal may have come within another write to it.
+            stream.flush()
+    os._exit(code)
+
+
+def _server(model: CheckedModel, token: str | None, limits: Limits) -> _Server:
+    app = application(model, token=token, limits=limits)
+    return _Server(
         uvicorn.Config(
-            application(model, token=token, limits=limits),
+            app,
             log_config=None,
             access_log=False,
             limit_concurrency=limits.connections + 1,  # which refuses the last one
             timeout_keep_alive=5,
-            timeout_graceful_shutdown=SECONDS_TO_FINISH,
+            timeout_graceful_shutdown=int(limits.seconds_to_finish) + 5,  # for answers to be sent
             server_header=False,
-        )
+        ),
+        app.state.batcher,
+        limits.seconds_to_finish,
     )
 
 
@@ -301,10 +377,10 @@ class _Bounded:
                 return bytes(body)
 
 
-def _settle(waiting: _Waiting, outcome: list[float] | RewardError) -> None:
+def _settle(waiting: _Waiting, outcome: list[float] | RewardError | StoppingError) -> None:
     if waiting.answer.done():  # the client has gone
         return
-    if isinstance(outcome, RewardError):
+    if isinstance(outcome, Exception):
         waiting.answer.set_exception(outcome)
     else:
         waiting.answer.set_result(outcome)

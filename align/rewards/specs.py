@@ -67,8 +67,9 @@ def places(spec: object) -> Iterator[str]:
         for item in spec:
             yield from places(item)
     elif isinstance(spec, dict):
-        for key in ("model", "of"):
-            yield from places(spec.get(key))
+        yield from places(spec.get("model"))
+        if "combine" in spec:  # else `of` is an option of somebody's own
+            yield from places(spec.get("of"))
 
 
 def _artifact(place: str, registry: Registry) -> Path | None:
@@ -76,12 +77,17 @@ def _artifact(place: str, registry: Registry) -> Path | None:
     reference = parse_reference(place)
     if reference.kind == "registry":
         return _verified(f"{reference.name}@{reference.version or 'latest'}", registry)
-    known = place in reward_models.builtin_names() or Path(place).expanduser().is_dir()
-    if reference.kind == "stage" and not known:
+    if reference.kind == "stage" and not (place in reward_models.builtin_names() or _is_model(place)):
         if "/" in place:
             raise UsageError(f"there is no directory {place}; a model of the Hugging Face Hub is written hub:{place}")
         return _verified(place, registry)
     return None
+
+
+def _is_model(place: str) -> bool:
+    """Whether this is a directory that is meant; an empty one does not hide an artifact of its name."""
+    directory = Path(place).expanduser()
+    return directory.is_dir() and ("/" in place or not place.strip(".") or (directory / "config.json").is_file())
 
 
 def _verified(reference: str, registry: Registry) -> Path:

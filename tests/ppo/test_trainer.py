@@ -243,6 +243,24 @@ def test_a_broken_reward_stops_by_name_with_a_checkpoint(
     assert (tmp_path / "checkpoint-1" / "COMPLETE.json").is_file()
 
 
+def test_a_reward_whose_parts_break_stops_by_name_with_a_checkpoint(
+    trainer: Callable[..., PPOTrainer], tmp_path: Path
+) -> None:
+    class Parted:
+        name, calls = "parted", 0
+
+        def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+            self.calls += 1
+            return share_of_w7(prompts, responses)
+
+        def components(self) -> dict[str, list[float]]:
+            return {} if self.calls < 4 else {}["lost"]
+
+    with pytest.raises(AlignError, match=r"after update 1: reward model parted: components\(\) failed: KeyError"):
+        trainer(reward=Parted(), checkpoint_dir=tmp_path).train()
+    assert (tmp_path / "checkpoint-1" / "COMPLETE.json").is_file()
+
+
 def test_missing_eos_costs(trainer: Callable[..., PPOTrainer]) -> None:
     ppo = trainer(missing_eos_penalty=1.0)
     rollout = ppo._roll_out(ppo.prompts[:16], torch.Generator().manual_seed(0))

@@ -104,7 +104,7 @@ def test_an_exception_becomes_an_error_with_the_models_name():
     def broken(prompts, responses):
         raise KeyError("column")
 
-    with pytest.raises(RewardError, match="reward model broken failed: KeyError: 'column'"):
+    with pytest.raises(RewardError, match=r"reward model broken: score\(\) failed: KeyError: 'column'"):
         checked(broken).score(["p"], ["r"])
 
 
@@ -175,8 +175,8 @@ class Parted:
         (lambda: {"half": [1.0, math.nan]}, "component half of reward model parted: score 1 of 2 is nan"),
         (lambda: {"half": [1.0]}, "component half of reward model parted returned 1 scores for 2 responses"),
         (lambda: {"half": None}, "component half of reward model parted must return a list of 2 numbers, not None"),
-        (lambda: None, "reward model parted failed: TypeError"),
-        (lambda: {}["lost"], "reward model parted failed: KeyError: 'lost'"),
+        (lambda: None, "reward model parted: components() failed: TypeError"),
+        (lambda: {}["lost"], "reward model parted: components() failed: KeyError: 'lost'"),
     ],
 )
 def test_parts_are_checked_as_scores_are(say, message):
@@ -189,3 +189,76 @@ def test_a_part_stands_beside_every_score():
     said = iter([{"half": [1.0]}, {}])
     with pytest.raises(RewardError, match="component half of reward model parted has 1 numbers for 2 responses"):
         checked(Parted(lambda: next(said), batch_size=1)).score(["p", "p"], ["a", "b"])
+
+
+def raising(error):
+    def call(*args):
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("batch_size", -1, "reward model own: batch_size must be a whole number above 0, not -1"),
+        ("batch_size", 0, "batch_size must be a whole number above 0, not 0"),
+        ("batch_size", True, "batch_size must be a whole number above 0, not True"),
+        ("batch_size", "8", "batch_size must be a whole number above 0, not '8'"),
+        ("batch_size", 2.0, "batch_size must be a whole number above 0, not 2.0"),
+        ("describe", lambda self: None, "reward model own: describe() must return a dict, not None"),
+        ("describe", raising(KeyError("kind")), "reward model own: describe() failed: KeyError: 'kind'"),
+        (
+            "describe",
+            lambda self: {"at": Path()},
+            "reward model own: what describe() gives is not JSON: Object",
+        ),
+        ("describe", lambda self: {1: 1, "a": 1}, "what describe() gives is not JSON"),
+        ("describe", lambda self: {"mean": math.nan}, "what describe() gives is not JSON"),
+        ("describe", lambda self: {"range": [0, 1, 2]}, "the `range` that describe() gives must be [lowest, highest]"),
+        ("describe", lambda self: {"range": ["0", "1"]}, "not ['0', '1']"),
+        ("describe", lambda self: {"range": [1, 0]}, "not [1, 0]"),
+        ("describe", lambda self: {"range": [None, True]}, "each a number or None, not [None, True]"),
+        ("probes", [("good", "bad")], "reward model own: probes() failed: TypeError: 'list' object is not callable"),
+        ("probes", raising(OSError("gone")), "reward model own: probes() failed: OSError: gone"),
+        ("probes", lambda self: [("good",)], "reward model own: probes must be pairs"),
+    ],
+)
+def test_what_a_model_says_of_itself_is_checked_when_it_is_loaded(attribute, value, message):
+    def score(self, prompts, responses, references=None):
+        return [1.0] * len(responses)
+
+    with pytest.raises(RewardError) as caught:
+        checked(type("Own", (), {"name": "own", "score": score, attribute: value})())
+    assert message in str(caught.value)
+
+
+def test_a_model_describes_itself_once():
+    class Moody:
+        score = staticmethod(by_length)
+        said = iter([{"kind": "moody", "range": [0, None]}])
+
+        def describe(self):
+            return next(self.said)
+
+    model = checked(Moody())
+    del model.describe()["digest"]
+    assert model.describe()["range"] == [0, None]
+    assert len(model.describe()["digest"]) == 64
+
+
+def test_a_model_that_leaves_the_program_is_an_error_and_ctrl_c_is_none():
+    with pytest.raises(RewardError, match=r"reward model call: score\(\) failed: SystemExit: 0"):
+        checked(raising(SystemExit(0))).score(["p"], ["r"])
+    with pytest.raises(KeyboardInterrupt):
+        checked(raising(KeyboardInterrupt())).score(["p"], ["r"])
+
+
+def test_importing_or_making_a_model_cannot_leave_the_program(tmp_path, monkeypatch):
+    (tmp_path / "leaving.py").write_text("import sys\nclass Leaving:\n    def __init__(self): sys.exit(0)\n")
+    (tmp_path / "leaving_at_once.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RewardError, match="leaving:Leaving could not be made: SystemExit: 0"):
+        reward_models.load("leaving:Leaving")
+    with pytest.raises(RewardError, match="cannot import leaving_at_once: SystemExit: 0"):
+        reward_models.load("leaving_at_once:Leaving")

@@ -225,6 +225,54 @@ def test_a_language_model_is_no_classifier(tmp_path, make_classifier):
         reward_models.load(str(directory), names={0: "a", 1: "b"}, label="a")
 
 
-def test_an_empty_directory_is_no_classifier(tmp_path):
-    with pytest.raises(RewardError, match="no sequence classifier can be loaded"):
-        reward_models.load(str(tmp_path))
+def truncated(directory):
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+
+
+def of_another_size(directory):
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+
+
+def without_tokenizer(directory):
+    for path in directory.glob("token*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated, "its files are damaged or incomplete, make or fetch it anew: SafetensorError"),
+        (of_another_size, "its weights do not belong to its config.json: classifier.dense.bias is .*, not .64."),
+        (without_tokenizer, "its tokenizer cannot be loaded .ValueError: it knows no word.: are all its files"),
+        (lambda directory: (directory / "tokenizer.json").write_text("{}"), "its tokenizer cannot be loaded .KeyError"),
+        (lambda directory: (directory / "model.safetensors").unlink(), "no file named model.safetensors"),
+        (lambda directory: (directory / "config.json").write_text("[1]"), "Should have a `model_type` key"),
+        (lambda directory: (directory / "config.json").unlink(), "that directory holds no config.json"),
+    ],
+)
+def test_a_damaged_directory_is_said(tmp_path, make_classifier, damage, message):
+    directory = tmp_path / "damaged"
+    shutil.copytree(make_classifier("roberta", ["toxic", "nontoxic"]), directory)
+    damage(directory)
+    with pytest.raises(RewardError, match=f"damaged.*{message}"):
+        reward_models.load(str(directory), label="nontoxic")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_without_its_files_no_tokenizer_is_made_up(tmp_path, make_classifier, architecture):
+    directory = tmp_path / "mute"
+    shutil.copytree(make_classifier(architecture, ["toxic", "nontoxic"]), directory)
+    without_tokenizer(directory)
+    with pytest.raises(
+        RewardError, match=r"reward model mute: its tokenizer cannot be loaded \(.*\): are all"
+    ) as caught:
+        reward_models.load(str(directory), label="nontoxic")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there_is_said(make_classifier, device):
+    with pytest.raises(RewardError, match=f"reward model roberta: device '{device}' cannot be used"):
+        reward_models.load(str(make_classifier("roberta", ["toxic", "nontoxic"])), label="toxic", device=device)

@@ -113,6 +113,8 @@ def raw(handler, line):
         ({"key": KEY}, "`key` names an environment variable"),
         ({"key": KEY.replace("-", "_")}, "`key` names an environment variable"),
         ({"key": "NO_SUCH_VARIABLE_HERE"}, "NO_SUCH_VARIABLE_HERE, which `key` names, is not set"),
+        ({"scale": 5}, "scale must be the lowest and the highest number, as in [1, 10], not 5"),
+        ({"settings": 5}, "settings must be a mapping, as in {seed: 1}, not 5"),
         ({"scale": [5, 1]}, "scale must be the lowest and the highest number"),
         ({"rubric": " "}, "the rubric is empty"),
         ({"parallel": 0}, "parallel must be a whole number above 0"),

@@ -70,6 +70,10 @@ def test_code_that_does_not_fit_is_refused(own_module, attribute, options, messa
         ({"combine": "minimum"}, "needs a list of reward models under `of:`"),
         ({"combine": "minimum", "of": [{"model": "rules", "repetition": {}}], "weight": [1]}, "unexpected keyword"),
         ({"combine": "minimum", "of": [{"model": "rules", "repetition": {}}], "weights": [1, 2]}, "as many numbers"),
+        ({"combine": "minimum", "of": [5]}, "`of:` must list reward models, each by a name, .* not 5"),
+        ({"combine": "minimum", "of": [{"model": "rules", "repetition": {}}], "weights": 5}, "as weights, not 5"),
+        ("", "a reward model's name is empty"),
+        ("path:", "a reward model's name is empty"),
         ("rules", "name at least one of length, banned, required, repetition, language, format"),
         ("no_such_name", "none of llm, overlap, rules"),
     ],
@@ -84,6 +88,10 @@ def test_names_are_replaced_by_directories():
     located = {"name": "toxicity", "model": Path("/models/toxicity")}
     assert reward_models.located("toxicity", directories) == located
     assert reward_models.located("module:f", directories) == "module:f"
+    assert reward_models.located({"model": {"model": "toxicity"}, "sign": -1}, directories) == {
+        "model": located,
+        "sign": -1,
+    }
     spec = {"combine": "minimum", "of": ["toxicity", {"model": "toxicity", "sign": -1}, "rules"]}
     assert reward_models.located(spec, directories) == {
         "combine": "minimum",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import pytest
 
 import reward_models
-from reward_models import RewardError, endpoint
+from reward_models import RewardError, endpoint, remote
 
 
 def scored(asked: dict[str, Any]) -> dict[str, Any]:
@@ -142,10 +143,35 @@ def test_allow_remote_accepts_another_machine():
     assert reward_models.load("http://192.0.2.1:80", allow_remote=True).name == "http://192.0.2.1:80"
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"retries": -1}, {"batch_size": 0}, {"time_out": 3}])
-def test_options_that_make_no_sense(options):
-    with pytest.raises(RewardError):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout": 0}, "timeout must be a number of seconds above 0, a day at most, not 0"),
+        ({"timeout": "5"}, "timeout must be a number of seconds above 0, a day at most, not '5'"),
+        ({"timeout": math.nan}, "timeout must be a number of seconds above 0, a day at most, not nan"),
+        ({"read_timeout": math.inf}, "read_timeout must be a number of seconds above 0, a day at most, not inf"),
+        ({"connect_timeout": 1e300}, "connect_timeout must be a number of seconds above 0, a day at most"),
+        ({"retries": -1}, "retries must be a whole number from 0 on, not -1"),
+        ({"retries": 1.5}, "retries must be a whole number from 0 on, not 1.5"),
+        ({"batch_size": 0}, "batch_size must be a whole number above 0, not 0"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number above 0, not 1.5"),
+        ({"allow_remote": "no"}, "allow_remote must be true or false, not 'no'"),
+        ({"key": 5}, "`key` names an environment variable"),
+        ({"time_out": 3}, "time_out"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    with pytest.raises(RewardError, match=r"reward model http://127\.0\.0\.1:9") as caught:
         reward_models.load("http://127.0.0.1:9", **options)
+    assert message in str(caught.value)
+
+
+def test_long_texts_go_in_several_requests_and_the_longest_alone(serve, monkeypatch):
+    monkeypatch.setattr(remote, "MOST_BYTES", 200)
+    address, requests = serve(lambda handler, asked, _: handler.answer(scored(asked)))
+    texts = ["a" * 10, "b" * 20, "c" * 300, "d", "e" * 160]
+    assert reward_models.load(address).score(["p"] * 5, texts) == [10.0, 20.0, 300.0, 1.0, 160.0]
+    assert [[item["id"] for item in request["items"]] for request in requests] == [[0, 1], [2], [3], [4]]
 
 
 def test_proxies_of_the_environment_are_not_asked(serve, monkeypatch):

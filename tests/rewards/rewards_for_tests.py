@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,11 @@ def nan(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
 
 def one_short(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     return [1.0] * (len(responses) - 1)
+
+
+def half_a_minute(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    time.sleep(30)
+    return [1.0] * len(responses)
 
 
 def moody(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:

@@ -32,9 +32,15 @@ TOKEN = "open-sesame-0123456789"
 @contextmanager
 def server(model: str, *options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`align reward serve` on a free port, until the block ends."""
-    command = [sys.executable, "-m", "align", "reward", "serve", model, "--port", "0", *options]
+    with started(["-m", "align", "reward", "serve", model, "--port", "0", *options], **environment) as found:
+        yield found
+
+
+@contextmanager
+def started(arguments: list[str], **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A Python that serves, until the block ends."""
     process = subprocess.Popen(
-        command,
+        [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -80,6 +86,36 @@ def test_served_is_local_for_many_clients_at_once_and_ctrl_c_ends_it(tiny_classi
         _, said = process.communicate(timeout=20)
         assert process.returncode == 0
         assert said == "stopped\n"
+
+
+SLOW = """
+import logging
+import reward_models
+from align.rewards import serving
+
+logging.basicConfig(level="INFO", format="%(message)s")
+model = reward_models.load("rewards_for_tests:half_a_minute")
+limits = serving.Limits(seconds_to_finish={seconds})
+serving.serve(model, host="127.0.0.1", port=0, token=None, limits=limits)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "signals", "code"), [(0.3, 1, 0), (30, 2, 130)])
+def test_a_model_at_work_does_not_keep_the_server(seconds: float, signals: int, code: int) -> None:
+    with started(["-c", SLOW.format(seconds=seconds)]) as (address, process), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, address, "/score", question("a"))
+        time.sleep(1)
+        assert not asked.done()
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == code
+        assert "Traceback" not in said
+        if signals == 1:
+            assert asked.result() == (503, {"detail": "the server is stopping"})
+        else:
+            assert isinstance(asked.exception(), ConnectionError)
 
 
 def test_a_token_is_asked_for_and_never_said() -> None:
@@ -138,12 +174,21 @@ def running(model: str, token: str | None, limits: serving.Limits) -> Iterator[s
         ({"request": "r", "items": [{"id": 0, "prompt": "", "response": "a", "extra": 1}]}, 422, "extra"),
         ({"items": []}, 422, "request"),
         (b"<html>", 422, "JSON"),
+        ({"request": "\ud800", "items": []}, 422, "surrogates not allowed"),
+        ({"request": "r", "items": [{"id": "\ud800", "prompt": "", "response": "a"}]}, 422, "surrogates not allowed"),
+        ({"request": "r", "items": [{"id": 0, "prompt": "", "response": "\udfff"}]}, 422, "surrogates not allowed"),
+        ({"request": "r", "items": [], "\ud800": 1}, 422, "unicode string"),
     ],
 )
 def test_a_request_that_is_none_is_refused_in_words(small: str, body: Any, status: int, message: str) -> None:
     found, answer = ask(small, "/score", body)
     assert found == status
     assert message in json.dumps(answer)
+
+
+def test_a_client_that_is_refused_while_it_sends_hears_why(small: str) -> None:
+    with pytest.raises(RewardError, match=r"answered 413 .*the request is larger than 2000 bytes"):
+        reward_models.load(small, retries=0).score([""], ["a" * 20_000_000])
 
 
 def test_mixed_references_and_unknown_paths(small: str) -> None:

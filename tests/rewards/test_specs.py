@@ -38,6 +38,7 @@ def test_every_way_to_name_a_model_gives_the_same_scores(
         str(tiny_classifier),
         f"path:{tiny_classifier}",
         "{model: toxicity}",
+        "{model: {model: toxicity}}",
         "{combine: weighted_sum, of: [toxicity, {model: 'registry:toxicity@v1'}], weights: [0.5, 0.5]}",
         str(tmp_path / "reward.yaml"),
         str(tmp_path / "name.yaml"),
@@ -60,12 +61,25 @@ def test_every_way_to_name_a_model_gives_the_same_scores(
         ("missing.yaml", "missing.yaml: cannot be read"),
         ("no_such_module:reward", "cannot import no_such_module"),
         ("{}", "must hold a reward"),
+        ("{model: 'rewards_for_tests:Polite', of: [toxicty]}", "unexpected keyword argument 'of'"),
+        ("", "a reward model's name is empty"),
+        ("..", "that directory holds no config.json"),
     ],
 )
 def test_what_is_no_model_is_said(registry: Registry, text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         specs.load(text, registry)
     assert message in str(caught.value)
+
+
+def test_an_empty_folder_does_not_hide_an_artifact(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "toxicity").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert specs.load("toxicity", registry).score([""], ["w4"])
+    with pytest.raises(UsageError, match="that directory holds no config"):
+        specs.load("./toxicity", registry)
 
 
 @pytest.mark.parametrize("text", ["toxicity", "registry:toxicity@v1", "{combine: minimum, of: [toxicity]}"])
