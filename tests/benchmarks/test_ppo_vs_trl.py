@@ -41,6 +41,8 @@ def test_a_side_reports_seconds_and_memory(ppo_vs_trl: ModuleType, side: str, ar
 def test_ratios_are_of_medians(ppo_vs_trl: ModuleType) -> None:
     peer = {"shape": "real", "side": "peer", "memory_mb": 100, "seconds_without_gc": 3.0}
     runs = [{**peer, "seconds_per_update": seconds} for seconds in (4.0, 6.0, 50.0)]
-    runs += [{"shape": "real", "side": "shared", "seconds_per_update": 2.0, "memory_mb": 25}]
+    shared = {"shape": "real", "side": "shared", "memory_mb": 25}
+    runs += [{**shared, "seconds_per_update": seconds} for seconds in (2.5, 2.0, 2.0)]
     row = ppo_vs_trl.row_of("real", "shared", runs)
     assert (row["times_the_peers_speed"], row["without_its_gc"], row["of_its_memory"]) == (3.0, 1.5, 0.25)
+    assert row["in_single_rounds"] == "1.60 to 25.00"
