@@ -203,6 +203,7 @@ def align(side: str, shape: Shape, steps: int, device: str) -> dict[str, Any]:
             seed=shape.seed,
             use_cpu=device == "cpu",
             save_strategy="no",
+            health={"min_score_std": None},  # a constant reward is meant
         ),
         tokenizer,
         policy,

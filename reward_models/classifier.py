@@ -10,24 +10,19 @@ pairs (better response, worse response) by which a label read upside down is fou
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
+from reward_models import pretrained
 from reward_models.base import DECLARATION, RewardError
+from reward_models.reading import Reading, Transform, reading
 
-Transform = Literal["logit", "log_odds", "probability", "log_probability"]
 Input = Literal["response", "prompt_and_response", "chat"]
 
 _DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos", "moments", "probes")
@@ -35,44 +30,6 @@ _DEFAULT_MAX_LENGTH = 512
 _BATCH_TOKENS = {"cpu": 1_024}
 """What is fastest: on a CPU larger batches fall out of its caches (more than twice the time at 16,384)."""
 _BATCH_TOKENS_ELSEWHERE = 16_384
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Which number is read from a classifier's logits. Under another name it is the same number."""
-
-    label: str = field(compare=False)
-    index: int
-    """Of the label among the logits."""
-    transform: Transform
-    sign: int
-    independent: bool
-    """The logits are separate yes/no questions (one logit, or multi-label) rather than one choice among them."""
-
-    def scores(self, logits: torch.Tensor) -> torch.Tensor:
-        """[texts, labels] -> [texts], float64.
-
-        `log_odds` is the label's logit minus the log-sum-exp of all others: the log of p / (1 - p).
-        """
-        logits = logits.double()
-        logit = logits[:, self.index]
-        if self.transform == "logit":
-            return self.sign * logit
-        if self.independent:
-            log_odds = logit
-        else:
-            others = [index for index in range(logits.shape[1]) if index != self.index]
-            log_odds = logit - logits[:, others].logsumexp(dim=1)
-        if self.transform == "probability":
-            return self.sign * log_odds.sigmoid()
-        if self.transform == "log_probability":
-            return self.sign * F.logsigmoid(log_odds)
-        return self.sign * log_odds
-
-    def range(self) -> list[float | None]:
-        """The lowest and the highest score there can be; None where there is no bound."""
-        low, high = {"probability": (0.0, 1.0), "log_probability": (None, 0.0)}.get(self.transform, (None, None))
-        return [low, high] if self.sign == 1 else [None if high is None else -high, None if low is None else -low]
 
 
 class Classifier:
@@ -163,23 +120,22 @@ class Classifier:
         moments = _moments(name, declared.pop("moments", None))
         options = {**declared, **{key: value for key, value in given.items() if value is not None}}
         _check_options(name, options, batch_tokens)
-        model, tokenizer = _from_pretrained(source, name, revision)
+        model, tokenizer = pretrained.classifier(source, name, revision)
         config = model.config
         usual = {"input": cls.usual_input(tokenizer)}
         options = {**usual, **options}
-        reading = _reading(name, config, options)
         if not _reads_alike(name, config, {**usual, **declared}, options):
             moments = None  # They are those of another number.
         return cls(
             name,
-            _moved(name, model, device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            pretrained.moved(name, model, device or ("cuda" if torch.cuda.is_available() else "cpu")),
             tokenizer,
-            reading,
+            reading(name, config, options),
             input=options["input"],
             max_length=_max_length(name, model, tokenizer, options.get("max_length")),
             append_eos=options.get("append_eos", options["input"] != "chat" and cls.usually_closed(config)),
             batch_tokens=batch_tokens,
-            digest=_digest(Path(source)) if Path(source).is_dir() else _commit(source, revision),
+            digest=pretrained.digest(Path(source)) if Path(source).is_dir() else pretrained.commit(source, revision),
             moments=moments,
             probes=options.get("probes", ()),
         )
@@ -328,123 +284,15 @@ def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int | No
         raise RewardError(f"reward model {name}: names must map labels to names, as in {{LABEL_0: nothate}}")
 
 
-def _reading(name: str, config: Any, options: Mapping[str, Any]) -> Reading:
-    transform = options.get("transform", "log_odds")
-    if config.problem_type == "regression" and config.num_labels > 1 and transform != "logit":
-        raise RewardError(
-            f"reward model {name}: its outputs are {config.num_labels} numbers of a regression, not one choice: say "
-            "transform: logit"
-        )
-    label, index = _chosen_label(name, config.id2label, options.get("label"), options.get("names") or {})
-    return Reading(
-        label=label,
-        index=index,
-        transform=transform,
-        sign=options.get("sign", 1),
-        independent=config.num_labels == 1 or config.problem_type == "multi_label_classification",
-    )
-
-
 def _reads_alike(name: str, config: Any, declared: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Whether what is declared by itself reads the same number as what is asked."""
     try:
         _check_options(name, declared, None)
         return bool(declared["input"] == asked["input"]) and (
-            _reading(name, config, declared) == _reading(name, config, asked)
+            reading(name, config, declared) == reading(name, config, asked)
         )
     except RewardError:  # no reading without what is asked
         return False
-
-
-def _from_pretrained(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
-    try:
-        with _quiet_transformers():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                revision=revision,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # which are looked at below
-            )
-    except Exception as error:  # Of damaged files each library complains in its own way.
-        what = f"{error}"
-        if not isinstance(error, OSError | ValueError):
-            what = f"its files are damaged or incomplete, make or fetch it anew: {type(error).__name__}: {error}"
-        raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {what}") from error
-    try:
-        with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        if (
-            len(tokenizer) <= len(tokenizer.all_special_ids) + 1
-        ):  # Of no files transformers makes one that knows a space.
-            raise ValueError("it knows no word")
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
-        raise RewardError(
-            f"reward model {name}: its tokenizer cannot be loaded ({what}): are all its files beside config.json?"
-        ) from error
-    for key, found, expected in sorted(report["mismatched_keys"]):
-        raise RewardError(
-            f"reward model {name}: its weights do not belong to its config.json: {key} is {list(found)}, not "
-            f"{list(expected)}. Take both from one model"
-        )
-    if report["missing_keys"]:
-        raise RewardError(
-            f"reward model {name} is no trained classifier: it has no weights for "
-            f"{', '.join(sorted(report['missing_keys'])[:3])}. Train one with a stage of kind `reward`, or name another"
-        )
-    return model, tokenizer
-
-
-def _moved(name: str, model: Any, device: str) -> Any:
-    try:
-        return model.to(device)
-    except (AssertionError, RuntimeError) as error:  # no such device, or no room there
-        raise RewardError(f"reward model {name}: device {device!r} cannot be used: {error}") from error
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No bar for a moment's work, and no warning of missing weights: those are an error, raised in words."""
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
-
-
-def _chosen_label(
-    name: str, id2label: Mapping[int, str], label: str | None, names: Mapping[str | int, str]
-) -> tuple[str, int]:
-    """The label that is scored, and its place among the logits."""
-    labels = {int(index): str(found) for index, found in id2label.items()}
-    unknown = [key for key in names if str(key) not in {*map(str, labels), *labels.values()}]
-    if unknown:
-        raise RewardError(f"reward model {name}: `names` renames {unknown[0]!r}, but its labels are {_listed(labels)}")
-    renamed = {str(key): str(value) for key, value in names.items()}
-    labels = {index: renamed.get(str(index), renamed.get(found, found)) for index, found in labels.items()}
-    if len(labels) > 1 and any(re.fullmatch(r"LABEL_\d+", found) for found in labels.values()):
-        raise RewardError(
-            f"reward model {name}: its labels have no names ({_listed(labels)}). Say what they mean, from the model's "
-            "card, as in names: {LABEL_0: nontoxic, LABEL_1: toxic}"
-        )
-    if label is None:
-        if len(labels) == 1:
-            return labels[0], 0
-        raise RewardError(f"reward model {name}: which label is scored? Set `label:` to one of {_listed(labels)}")
-    matches = [index for index, found in labels.items() if found.casefold() == label.casefold()]
-    if len(matches) != 1:
-        problem = "more than one label" if matches else "no label"
-        raise RewardError(f"reward model {name} has {problem} {label!r}; its labels are {_listed(labels)}")
-    return labels[matches[0]], matches[0]
-
-
-def _listed(labels: Mapping[int, str]) -> str:
-    return ", ".join(labels[index] for index in sorted(labels))
 
 
 def _max_length(name: str, model: Any, tokenizer: Any, wanted: int | None) -> int:
@@ -474,18 +322,3 @@ def _pad_token_id(name: str, model: Any, tokenizer: Any) -> int:
         raise RewardError(f"reward model {name}: its tokenizer has neither a padding nor an end-of-text token")
     model.config.pad_token_id = pad_token_id
     return int(pad_token_id)
-
-
-def _commit(repository: str, revision: str | None) -> str | None:
-    """Of a Hub repository as it lies in the cache, where a commit is a directory."""
-    path = cached_file(repository, "config.json", revision=revision)
-    return Path(path).parent.name if path else None
-
-
-def _digest(directory: Path) -> str:
-    """Of the files directly in the directory: the model, its tokenizer and what they declare."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in directory.iterdir() if path.is_file()):
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from align.errors import UsageError
 from align.modeling.trunk import unwrapped
 from reward_models import CheckedModel, RewardError, checked
-from reward_models.classifier import Classifier, Reading
+from reward_models.classifier import Classifier
+from reward_models.reading import Reading
 
 
 def as_reward(model: Any, tokenizer: PreTrainedTokenizerBase) -> CheckedModel:

@@ -1,0 +1,100 @@
+"""Trained classifiers from directories and the Hub, with what is wrong with one said in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import cached_file, logging
+
+from reward_models.base import RewardError
+
+
+def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
+    """A trained sequence classifier in float32, and its tokenizer.
+
+    Raises:
+        RewardError: files are missing, damaged or of another model, or the head has no weights.
+    """
+    try:
+        with _quiet_transformers():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                source,
+                revision=revision,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which are looked at below
+            )
+    except Exception as error:  # Of damaged files each library complains in its own way.
+        what = f"{error}"
+        if not isinstance(error, OSError | ValueError):
+            what = f"its files are damaged or incomplete, make or fetch it anew: {type(error).__name__}: {error}"
+        raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {what}") from error
+    try:
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        # Of no files transformers makes one, which knows a space at most.
+        if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:
+            raise ValueError("it knows no word")
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
+        raise RewardError(
+            f"reward model {name}: its tokenizer cannot be loaded ({what}): are all its files beside config.json?"
+        ) from error
+    for key, found, expected in sorted(report["mismatched_keys"]):
+        raise RewardError(
+            f"reward model {name}: its weights do not belong to its config.json: {key} is {list(found)}, not "
+            f"{list(expected)}. Take both from one model"
+        )
+    if report["missing_keys"]:
+        raise RewardError(
+            f"reward model {name} is no trained classifier: it has no weights for "
+            f"{', '.join(sorted(report['missing_keys'])[:3])}. Train one with a stage of kind `reward`, or name another"
+        )
+    return model, tokenizer
+
+
+def moved(name: str, model: Any, device: str) -> Any:
+    """The model on that device.
+
+    Raises:
+        RewardError: there is no such device, or no room.
+    """
+    try:
+        return model.to(device)
+    except (AssertionError, RuntimeError) as error:
+        raise RewardError(f"reward model {name}: device {device!r} cannot be used: {error}") from error
+
+
+def commit(repository: str, revision: str | None) -> str | None:
+    """The commit of a Hub repository as it lies in the cache, where a commit is a directory."""
+    path = cached_file(repository, "config.json", revision=revision)
+    return Path(path).parent.name if path else None
+
+
+def digest(directory: Path) -> str:
+    """Sha256 of the files directly in the directory: the model, its tokenizer and what they declare."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in directory.iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            found.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No bar for a moment's work, and no warning of missing weights: those are an error, raised in words."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
