@@ -221,6 +221,7 @@ class TrainConfig(Config):
     optim: str = "adamw_torch"
     label_smoothing_factor: Fraction = 0.0
     bf16: bool = False
+    torch_compile: bool = False
     gradient_checkpointing: bool = False
     logging_steps: PositiveInt = 10
     save_steps: PositiveInt = 200

@@ -49,6 +49,8 @@ class PretrainConfig(StageConfig):
     data: list[TextData] = Field(min_length=1)
     max_length: PositiveInt = 256
     """Tokens in one training block; texts are packed into blocks, each closed by the end-of-text token."""
+    attn_implementation: str | None = None
+    """While training, as transformers has it: `eager`, `sdpa` (default: what it chooses)."""
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")

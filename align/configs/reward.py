@@ -76,6 +76,8 @@ class RewardConfig(StageConfig):
     evaluation_pairs: list[PreferenceData] = []
     """Held-out pairs for the pair accuracy (default: one tenth of `pairs`, kept aside)."""
     max_length: PositiveInt = 256
+    attn_implementation: str | None = None
+    """While training, as transformers has it: `eager`, `sdpa` (default: what it chooses)."""
     dropout: Fraction = 0.0
     token_dropout: Fraction = 0.0
     """Share of the tokens of training texts that the model is shown as the mask or unknown token, anew each epoch."""

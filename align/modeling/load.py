@@ -121,6 +121,7 @@ def load_classifier(
     problem_type: str | None = "single_label_classification",
     *,
     dropout: float | None = None,
+    attn_implementation: str | None = None,
 ) -> PreTrainedModel:
     """A sequence classifier on the body of any model: decoder-only, T5 or encoder. Float32.
 
@@ -131,6 +132,7 @@ def load_classifier(
         labels: Their names, in the order of the classifier's outputs.
         problem_type: As transformers has it; `multi_label_classification` where labels may hold together.
         dropout: Overrides every dropout rate of the configuration.
+        attn_implementation: As transformers has it (default: what it chooses).
 
     Raises:
         UsageError: where the directory holds no model that can become a classifier.
@@ -146,6 +148,7 @@ def load_classifier(
             str(directory),
             config=config,
             dtype=torch.float32,
+            attn_implementation=attn_implementation,
             ignore_mismatched_sizes=True,
             local_files_only=True,
             trust_remote_code=False,

@@ -25,7 +25,7 @@ from transformers import (
 
 from align import interrupt
 from align.configs.base import TrainConfig
-from align.errors import AlignError
+from align.errors import AlignError, UsageError
 from align.modeling.checkpoints import intact, mark_complete, newest_complete_checkpoint, step_of
 from align.progress import Advance, track
 from align.tracking import Tracker
@@ -52,6 +52,9 @@ def training_arguments(
     """The trainer's arguments: a recipe's `train:`, checkpoints in the workspace, and nothing that talks or asks.
 
     `kind` is the class that a trainer has for its arguments, and `more` what it wants besides or instead.
+
+    Raises:
+        UsageError: a value that transformers does not know, like another schedule's name.
     """
     settings = {
         **train.model_dump(),
@@ -70,7 +73,10 @@ def training_arguments(
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # `gradient_checkpointing` has a new name in some versions.
-        return kind(**{**settings, **more})
+        try:
+            return kind(**{**settings, **more})
+        except ValueError as error:
+            raise UsageError(f"train: {error}") from error
 
 
 def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: str) -> float:
@@ -92,6 +98,8 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
             average.read(checkpoint)
             average.put_into(trainer.model)
         return _mean_loss(state)
+    if trainer.args.torch_compile:
+        torch._dynamo.config.suppress_errors = True  # What cannot be compiled runs as it is, with a warning.
     trainer.remove_callback(PrinterCallback)  # It prints to stdout, which belongs to results.
     with ExitStack() as shown:
         begun_at = step_of(checkpoint) if checkpoint else 0

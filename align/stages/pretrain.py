@@ -71,6 +71,8 @@ def run(config: PretrainConfig, inputs: Inputs, workspace: Workspace, tracker: T
         )
     train_blocks, test_blocks = blocks[:-held_out], blocks[-held_out:]
     model = new_model(config.architecture, config.size, tokenizer)
+    if config.attn_implementation is not None:
+        set_attention(model, config.attn_implementation)
 
     rows: Any = train_blocks
     test_rows: Any = test_blocks
@@ -193,6 +195,18 @@ def new_model(architecture: str, size: ModelSize, tokenizer: PreTrainedTokenizer
             decoder_start_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def set_attention(model: PreTrainedModel, implementation: str) -> None:
+    """Choose how a model computes attention.
+
+    Raises:
+        UsageError: transformers has no such implementation for this architecture, or it needs a library.
+    """
+    try:
+        model.set_attn_implementation(implementation)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"attn_implementation: {error}") from error
 
 
 class BlockCollator:

@@ -48,7 +48,13 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     output = empty_directory(workspace.output)
     task = PreferenceModelling(config) if config.pairs else Classification(config)
     tokenizer = closing_texts(load_tokenizer(inputs[config.model]), load_config(inputs[config.model]))
-    classifier = load_classifier(inputs[config.model], task.labels, task.problem_type, dropout=config.dropout)
+    classifier = load_classifier(
+        inputs[config.model],
+        task.labels,
+        task.problem_type,
+        dropout=config.dropout,
+        attn_implementation=config.attn_implementation,
+    )
     classifier.config.pad_token_id = tokenizer.pad_token_id
     metrics: dict[str, float | Interval] = {
         "parameters": float(parameter_count(classifier)),

@@ -6,6 +6,7 @@ import pytest
 from transformers import TrainingArguments
 
 from align.configs.base import TrainConfig
+from align.errors import UsageError
 from align.modeling.training import LengthGroupedSampler, training_arguments
 from align.workspace import Workspace
 
@@ -18,6 +19,13 @@ def test_every_key_of_a_recipe_reaches_the_trainer(tmp_path: Path) -> None:
         assert getattr(arguments, name) == value
     assert (arguments.seed, arguments.data_seed, arguments.report_to) == (7, 7, [])
     assert arguments.output_dir == str(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize(("key", "value"), [("lr_scheduler_type", "cosin"), ("optim", "adamx")])
+def test_a_value_that_transformers_does_not_know(tmp_path: Path, key: str, value: str) -> None:
+    train = TrainConfig.model_validate({key: value})
+    with pytest.raises(UsageError, match=f"train: {value} is not a valid .* please select one of"):
+        training_arguments(train, Workspace(tmp_path), seed=0)
 
 
 @pytest.mark.parametrize("count", [1, 33, 1003])

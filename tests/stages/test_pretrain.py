@@ -3,18 +3,21 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from align import interrupt
 from align.configs.pretrain import PretrainConfig
 from align.data import examples
 from align.errors import AlignError, Interrupted, UsageError
+from align.modeling import training
 from align.modeling.load import load_tokenizer
 from align.stages import pretrain
 from align.tracking import EventLog, NullTracker
@@ -51,6 +54,49 @@ def test_same_seed_gives_the_same_files_also_when_interrupted(
     monkeypatch.setattr(interrupt, "_received", None)
     pretrain.run(config, {}, workspace, EventLog(workspace.events))
     assert digests(workspace.output) == digests(tiny_models[architecture])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5", "modernbert"])
+def test_compiled_and_with_other_attention_it_learns_the_same(
+    architecture: str,
+    pretrain_config: Config,
+    tiny_models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = pretrain_config(architecture, torch_compile=True)
+    config = config.model_copy(update={"attn_implementation": "eager"})
+    monkeypatch.setattr(
+        pretrain, "training_arguments", partial(training.training_arguments, torch_compile_backend="eager")
+    )
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    workspace = Workspace(tmp_path)
+    pretrain.run(config, {}, workspace, NullTracker())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    plain = tiny_models[architecture]
+    expected = load_file(plain / "model.safetensors")
+    for name, weight in load_file(workspace.output / "model.safetensors").items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-4, rtol=0)
+    assert (workspace.output / "config.json").read_text() == (plain / "config.json").read_text()
+
+
+def test_what_cannot_be_compiled_trains_as_it_is(
+    pretrain_config: Config, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    absent = partial(training.training_arguments, torch_compile_backend="tvm")
+    monkeypatch.setattr(pretrain, "training_arguments", absent)
+    torch._dynamo.reset()
+    workspace = Workspace(tmp_path)
+    pretrain.run(pretrain_config("llama", torch_compile=True), {}, workspace, NullTracker())
+    assert digests(workspace.output) == digests(tiny_models["llama"])
+
+
+def test_attention_that_transformers_lacks(pretrain_config: Config, tmp_path: Path) -> None:
+    config = pretrain_config("llama").model_copy(update={"attn_implementation": "nonsense"})
+    with pytest.raises(UsageError, match=r"attn_implementation: .*nonsense.* is not supported"):
+        pretrain.run(config, {}, Workspace(tmp_path), NullTracker())
 
 
 def test_metrics_and_events(pretrain_config: Config, tmp_path: Path) -> None:
