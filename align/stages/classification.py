@@ -26,6 +26,8 @@ from align.workspace import Interval
 
 HELD_OUT = 0.1
 """Of each label's rows, where there is no evaluation data; and again for early stopping or calibration."""
+MOST_TUNING = 1000
+"""Rows: enough for a temperature or a comparison of losses, and the others train."""
 
 Example = Labelled | MultiLabelled
 
@@ -226,17 +228,18 @@ def _divided(config: RewardConfig, multi: bool) -> tuple[list[Example], list[Exa
     if not held_out:
         training, held_out = _set_aside(training)
     if config.needs_tuning_rows:
-        training, tuning = _set_aside(training)
+        training, tuning = _set_aside(training, most=MOST_TUNING)
     return training, tuning, held_out
 
 
-def _set_aside(rows: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """The rows without the first tenth of those of each label, and that tenth."""
+def _set_aside(rows: Sequence[Example], most: int | None = None) -> tuple[list[Example], list[Example]]:
+    """The rows without the first tenth of those of each label, and that tenth; or less, if that is above `most`."""
+    part = HELD_OUT if most is None else min(HELD_OUT, most / max(len(rows), 1))
     kept: list[Example] = []
     aside: list[Example] = []
     for names, count in sorted(Counter(_names(row) for row in rows).items()):
         of_label = [row for row in rows if _names(row) == names]
-        share = max(1, round(HELD_OUT * count)) if count > 1 else 0
+        share = max(1, round(part * count)) if count > 1 else 0
         aside += of_label[:share]
         kept += of_label[share:]
     return kept, aside

@@ -21,7 +21,7 @@ from align.errors import UsageError
 from align.metrics import classification, intervals
 from align.modeling import classifiers
 from align.modeling.training import LengthGroupedSampler
-from align.stages.classification import HELD_OUT
+from align.stages.classification import HELD_OUT, MOST_TUNING
 from align.workspace import Interval
 from reward_models.classifier import joined
 from reward_models.preference import LABEL
@@ -43,7 +43,7 @@ class PreferenceModelling:
         if not self.held_out:
             pairs, self.held_out = _set_aside(pairs)
         if config.needs_tuning_rows:
-            pairs, self.tuning = _set_aside(pairs)
+            pairs, self.tuning = _set_aside(pairs, most=MOST_TUNING)
         self.training = pairs
 
     def trainer(
@@ -119,8 +119,9 @@ def _won(margins: Sequence[float]) -> list[float]:
     return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
 
 
-def _set_aside(pairs: Sequence[Preference]) -> tuple[list[Preference], list[Preference]]:
-    count = max(1, round(HELD_OUT * len(pairs)))
+def _set_aside(pairs: Sequence[Preference], most: int | None = None) -> tuple[list[Preference], list[Preference]]:
+    tenth = max(1, round(HELD_OUT * len(pairs)))
+    count = tenth if most is None else min(tenth, most)
     if count >= len(pairs):
         raise UsageError(f"{len(pairs)} pairs are too few: some are kept aside to measure with")
     return list(pairs[count:]), list(pairs[:count])

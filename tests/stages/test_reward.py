@@ -208,6 +208,21 @@ def test_lora_trains_little_and_publishes_merged_weights(
     assert (tmp_path / "output" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_rows_to_tune_with_are_a_tenth_and_no_more_than_needed(
+    noisy: Any, preferring: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = classification.Classification(noisy(calibration="temperature"))
+    assert (len(task.tuning), len(task.training)) == (40, 360)
+    pairs = preference.PreferenceModelling(preferring(calibration="temperature"))
+    monkeypatch.setattr(classification, "MOST_TUNING", 10)
+    monkeypatch.setattr(preference, "MOST_TUNING", 3)
+    task = classification.Classification(noisy(calibration="temperature"))
+    assert (len(task.tuning), len(task.training)) == (10, 390)
+    fewer = preference.PreferenceModelling(preferring(calibration="temperature"))
+    assert len(pairs.tuning) > len(fewer.tuning) == 3
+    assert len(fewer.training) + len(fewer.tuning) == len(pairs.training) + len(pairs.tuning)
+
+
 def test_what_is_published_says_the_calibrated_probability(
     tiny_models: dict[str, Path], tmp_path: Path, noisy: Any
 ) -> None:
