@@ -119,6 +119,12 @@ class CheckedModel:
         """Pairs (better response, worse response) that the model itself or its spec declares; most have none."""
         return self._probes
 
+    def told_apart(self, probes: Sequence[tuple[str, str]]) -> int:
+        """In how many of these pairs the better response scores higher than the worse."""
+        texts = [text for pair in probes for text in pair]
+        scores = self.score([""] * len(texts), texts)
+        return sum(better > worse for better, worse in zip(scores[::2], scores[1::2], strict=True))
+
     def members(self) -> list[CheckedModel]:
         """The models that this one is made of, where higher is better of each of them too."""
         return list(getattr(self._model, "members", ()))

@@ -14,16 +14,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from transformers.utils import cached_file
 
 from reward_models import pretrained
 from reward_models.base import DECLARATION, RewardError
-from reward_models.reading import Reading, Transform, reading
-
-Input = Literal["response", "prompt_and_response", "chat"]
+from reward_models.options import Input, Transform
+from reward_models.options import check as check_options
+from reward_models.reading import Reading, reading
 
 _DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos", "moments", "probes")
 _DEFAULT_MAX_LENGTH = 512
@@ -119,7 +119,7 @@ class Classifier:
         declared = _declaration(source, name, revision)
         moments = _moments(name, declared.pop("moments", None))
         options = {**declared, **{key: value for key, value in given.items() if value is not None}}
-        _check_options(name, options, batch_tokens)
+        check_options(name, {key: options[key] for key in given if key in options} | {"batch_tokens": batch_tokens})
         model, tokenizer = pretrained.classifier(source, name, revision)
         config = model.config
         usual = {"input": cls.usual_input(tokenizer)}
@@ -268,26 +268,10 @@ def _moments(name: str, moments: Any) -> dict[str, float] | None:
     return {"mean": float(moments["mean"]), "std": float(moments["std"])}
 
 
-def _check_options(name: str, options: Mapping[str, Any], batch_tokens: int | None) -> None:
-    choices = {"transform": get_args(Transform), "input": get_args(Input), "sign": (1, -1), "append_eos": (True, False)}
-    for option, allowed in choices.items():
-        if option in options and options[option] not in allowed:
-            raise RewardError(
-                f"reward model {name}: {option} is {options[option]!r}; it can be {', '.join(map(str, allowed))}"
-            )
-    for option, value in {"max_length": options.get("max_length"), "batch_tokens": batch_tokens}.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise RewardError(f"reward model {name}: {option} must be a whole number above 0, not {value!r}")
-    if not isinstance(options.get("label", ""), str):
-        raise RewardError(f"reward model {name}: label must be a label's name, not {options['label']!r}")
-    if not isinstance(options.get("names", {}), Mapping):
-        raise RewardError(f"reward model {name}: names must map labels to names, as in {{LABEL_0: nothate}}")
-
-
 def _reads_alike(name: str, config: Any, declared: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Whether what is declared by itself reads the same number as what is asked."""
     try:
-        _check_options(name, declared, None)
+        check_options(name, {key: value for key, value in declared.items() if key != "probes"})
         return bool(declared["input"] == asked["input"]) and (
             reading(name, config, declared) == reading(name, config, asked)
         )

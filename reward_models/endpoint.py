@@ -147,6 +147,8 @@ class Endpoint:
                     connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
                 content = answer.read(LARGEST_ANSWER + 1)
+                if answer.length and len(content) <= LARGEST_ANSWER:
+                    raise ConnectionError(f"the answer ended {answer.length} bytes before its end")
         except (OSError, http.client.HTTPException) as error:
             why = f"no answer within {self._timeout:g} s" if overdue.is_set() else f"{type(error).__name__}: {error}"
             raise _TryAgainError(why) from error

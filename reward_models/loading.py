@@ -76,7 +76,9 @@ def _load_mapping(spec: dict[str, Any]) -> CheckedModel:
         raise RewardError(f"a reward model is given by `model:` or by `combine:`, but this has {sorted(spec)}")
     if "model" in spec:
         model = spec.pop("model")
-        if not isinstance(model, str | Path | Mapping):
+        if isinstance(model, Mapping):  # options of its own; around it stands what every kind takes
+            return _finished(spec, lambda rest, name: _made("model", lambda: load(model), rest))
+        if not isinstance(model, str | Path):
             raise RewardError(f"`model:` of a reward must be a name or an address, not {model!r}")
         return load(model, **spec)
     from reward_models.combined import Combined
@@ -144,7 +146,9 @@ def _trained(source: str, options: dict[str, Any], name: str) -> Any:
     from reward_models.classifier import Classifier
     from reward_models.preference import Preference, is_preference
 
-    kind = Preference if is_preference(source, options.get("revision")) else Classifier
+    # A lone logit that the spec gives a name tells that of a response, unless its prompt is asked for too.
+    of_response = options.get("names") and options.get("input", "response") == "response"
+    kind = Preference if not of_response and is_preference(source, options.get("revision")) else Classifier
     return _made(name, kind.load, {"source": source, "name": name, **options})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ METRICS = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 
 
 class Overlap:
-    """The ROUGE F-measure with Porter stemming, from 0 to 1. Every prompt must come with a reference."""
+    """The ROUGE F-measure with Porter stemming, from 0 to 1. Every prompt must come with a reference, in English or
+    another language of Latin letters: ROUGE reads a-z and digits, and nothing else."""
 
     needs_references = True
 
@@ -27,7 +29,15 @@ class Overlap:
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
     ) -> list[float]:
-        """One F-measure per response."""
+        """One F-measure per response.
+
+        Raises:
+            RewardError: a reference without a word that ROUGE knows: any response would score 0.
+        """
+        if unknown := next((one for one in references or [] if not re.search("[a-z0-9]", one.lower())), None):
+            raise RewardError(
+                f"{self.name}: ROUGE reads the letters a-z and digits alone, and finds none in {unknown!r}"
+            )
         return [
             float(self._scorer.score(reference, response)[METRICS[self._metric]].fmeasure)
             for response, reference in zip(responses, references or [], strict=True)

@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from reward_models.classifier import Classifier, Input
+from reward_models.classifier import Classifier
+from reward_models.options import Input
 
 LABEL = "preferred"
 """What the one label is called by the stage that trains such models."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from reward_models.base import RewardError
-
-Transform = Literal["logit", "log_odds", "probability", "log_probability"]
+from reward_models.options import Transform
 
 
 @dataclass(frozen=True)

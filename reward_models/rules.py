@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -34,8 +35,19 @@ def banned(response: str, *, pattern: str | None = None, phrases: Sequence[str] 
         raise ValueError("name a pattern, or a list of phrases")
     if not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
         raise ValueError("phrases must be texts that are not empty")
-    looked_for = [*([pattern] if pattern else []), *(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in phrases)]
+    looked_for = [*([pattern] if pattern else []), *map(_as_words, phrases)]
     return float(not any(re.search(one, response, re.IGNORECASE) for one in looked_for))
+
+
+def _as_words(phrase: str) -> str:
+    """A pattern that finds a phrase, but not within longer words; scripts without spaces have none."""
+    before = "" if _unspaced(phrase[0]) else r"(?<!\w)"
+    after = "" if _unspaced(phrase[-1]) else r"(?!\w)"
+    return before + re.escape(phrase) + after
+
+
+def _unspaced(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF" or "\u0e00" <= character <= "\u0eff"  # Thai and Lao
 
 
 def required(response: str, *, pattern: str) -> float:

@@ -153,13 +153,13 @@ def architecture(request: pytest.FixtureRequest) -> str:
 class Answering(BaseHTTPRequestHandler):
     """A request handler that a test tells how to answer."""
 
-    def answer(self, content: Any, status: int = 200, **headers: str) -> None:
-        """Send bytes, or anything else as JSON."""
+    def answer(self, content: Any, status: int = 200, *, promised: int | None = None, **headers: str) -> None:
+        """Send bytes, or anything else as JSON; `promised` says how many bytes it is said to be."""
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(promised or len(body)))
         self.end_headers()
         self.wfile.write(body)
 

@@ -77,6 +77,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     write_model(tmp_path / "model")
     write_model(tmp_path / "classifier", labels=("nothate", "hate"))
+    write_model(tmp_path / "unnamed", labels=("LABEL_0", "LABEL_1"))
     write_model(tmp_path / "encoder", architectures=["BertForMaskedLM"])
     write_model(tmp_path / "adapter", adapter=True)
     write_model(tmp_path / "other_tokens", tokens=19, labels=("toxic", "nontoxic"))
@@ -101,6 +102,26 @@ def test_what_belongs_together_is_let_through(here: Path) -> None:
     members = "[{model: toxicity, label: Toxic}, {model: rules, repetition: {}}]"
     combined = f"stages.ppo.reward={{combine: minimum, of: {members}}}"
     assert problems(combined, "stages.evaluation.reward=path:classifier") == []
+    named = "{model: 'path:unnamed', names: {LABEL_0: kind, LABEL_1: rude}, label: kind}"
+    assert problems(f"stages.ppo.reward={named}") == []
+    (here / "unnamed" / "reward_model.json").write_text('{"names": {"LABEL_0": "kind", "1": "rude"}, "label": "kind"}')
+    assert problems("stages.ppo.reward=path:unnamed") == []
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ("{model: toxicity, transform: probabilty}", "transform is 'probabilty'; it can be logit, log_odds,"),
+        ("{model: toxicity, sgin: -1}", "a classifier takes label, names, transform, sign,"),
+        ("{model: 'path:classifier', normalize: {sdt: 1}}", "normalize: {mean: 0.3, std: 1.2}, or a JSONL file"),
+        ("{combine: minimum, of: [{model: toxicity, probes: [[one]]}]}", "probes must be pairs of texts"),
+        ("{model: {model: toxicity, max_length: 0}}", "max_length must be a whole number above 0, not 0"),
+    ],
+)
+def test_options_of_classifiers_are_checked_before_they_are_there(here: Path, reward: str, said: str) -> None:
+    (found,) = problems(f"stages.ppo.reward={reward}")
+    assert "stages.ppo.reward: " in found
+    assert said in found
 
 
 @pytest.mark.parametrize(
@@ -117,6 +138,11 @@ def test_what_belongs_together_is_let_through(here: Path) -> None:
         (
             ["stages.ppo.reward={combine: minimum, of: [toxicity, {model: 'path:classifier', label: x}]}"],
             "stages.ppo.reward.of.1.label: path:classifier has no label 'x'",
+        ),
+        (["stages.ppo.reward=path:unnamed"], "ppo.reward: the labels of path:unnamed have no names (LABEL_0, LABEL_1)"),
+        (
+            ["stages.ppo.reward={model: 'path:unnamed', label: LABEL_0}"],
+            "ppo.reward: the labels of path:unnamed have no names (LABEL_0, LABEL_1)",
         ),
         (["stages.ppo.reward=path:model"], "stages.ppo.reward: is a LlamaForCausalLM, not a classifier"),
         (["stages.ppo.policy=path:classifier"], "stages.ppo.policy: is a classifier (labels nothate, hate), not a"),

@@ -117,7 +117,9 @@ def score(
 def evaluate(
     model: Model,
     rows: Data,
-    label: Annotated[str, typer.Option("--label", metavar="COLUMN", help="Of the label.")] = "label",
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="COLUMN", help="Of the label (default: label).")
+    ] = None,
     positive: Annotated[
         list[str] | None,
         typer.Option("--positive", metavar="VALUE", help="A label that should score high (default: the model's own)."),
@@ -151,6 +153,7 @@ def evaluate(
     _make(output)
     if data.are_pairs(selected):
         only_labels: dict[str, object] = {
+            "--label": label,
             "--positive": positive,
             "--response": response,
             "--terms": terms,
@@ -165,7 +168,7 @@ def evaluate(
         words = _terms(terms)
         loaded = _load(model, registry)
         result = evaluation.labelled(
-            loaded, texts, label, positive=positive or (), threshold=threshold, by=by or (), terms=words
+            loaded, texts, label or "label", positive=positive or (), threshold=threshold, by=by or (), terms=words
         )
     scores = result.pop("scores")
     if output is not None:

@@ -148,19 +148,32 @@ def load_classifier(
             str(directory),
             config=config,
             dtype=torch.float32,
-            attn_implementation=attn_implementation,
             ignore_mismatched_sizes=True,
             local_files_only=True,
             trust_remote_code=False,
         ),
         f"{directory} holds no model that can become a classifier",
     )
+    if attn_implementation is not None:
+        set_attention(model, attn_implementation)
     return model
 
 
 def is_adapter(directory: Path) -> bool:
     """Whether a directory holds a peft adapter and no model of its own."""
     return (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file()
+
+
+def set_attention(model: PreTrainedModel, implementation: str) -> None:
+    """Choose how a model computes attention.
+
+    Raises:
+        UsageError: transformers has no such implementation for this architecture, or it needs a library.
+    """
+    try:
+        model.set_attn_implementation(implementation)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"attn_implementation: {error}") from error
 
 
 def set_dropout(config: PretrainedConfig, rate: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -81,6 +82,8 @@ def of_directory(directory: Path) -> Contract:
     config, adapter = _json(directory / "config.json"), (directory / "adapter_config.json").is_file()
     architecture = next(iter(config.get("architectures") or []), None)
     names = config.get("id2label") or {}
+    if declared := _json(directory / "reward_model.json").get("names"):
+        names = {key: declared.get(key, declared.get(name, name)) for key, name in names.items()}
     return Contract(
         architecture=architecture,
         dtype=_dtype(directory),
@@ -272,13 +275,24 @@ def _not_a_classifier(place: str, model: Contract) -> Iterator[str]:
 
 
 def _labels_asked(place: str, spec: Any, given: Mapping[str, Contract]) -> Iterator[str]:
-    """A classifier without the label that is asked for, wherever in a reward's description."""
+    """A classifier without names for its labels, or without the label that is asked for, wherever in a reward's
+    description."""
     if not isinstance(spec, Mapping):
-        return
+        spec, model = {"model": spec}, given.get(place)
+    else:
+        model = given.get(f"{place}.model")
     for index, inner in enumerate(spec.get("of") or ()):
         yield from _labels_asked(f"{place}.of.{index}", inner, given)
-    labels, label = getattr(given.get(f"{place}.model"), "labels", None), spec.get("label")
-    if label is None or not labels or len(labels) == 1 or spec.get("names"):
+    labels, label = model.labels if model else None, spec.get("label")
+    if not labels or len(labels) == 1 or spec.get("names"):
+        return
+    if all(re.fullmatch(r"LABEL_\d+", one) for one in labels):
+        yield (
+            f"{place}: the labels of {spec['model']} have no names ({', '.join(labels)}). Say what they mean, from the "
+            "model's card: {model: ..., names: {LABEL_0: nontoxic, LABEL_1: toxic}, label: nontoxic}"
+        )
+        return
+    if label is None:
         return
     if str(label).casefold() not in {one.casefold() for one in labels}:
         hint = suggest(str(label), labels)

@@ -11,6 +11,7 @@ from align.configs.base import EvaluationData, PromptData
 from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
 from align.recipe.references import REWARD_KEYS, parse_reference
+from reward_models.options import check as check_options
 
 
 class _StandIn:
@@ -18,7 +19,9 @@ class _StandIn:
 
     name = "classifier"
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
+    ) -> list[float]:
         return [0.0] * len(responses)
 
     def describe(self) -> dict[str, Any]:
@@ -32,14 +35,15 @@ def problems(config: StageConfig, stages: Collection[str], *, ask: bool = False)
     Args:
         config: the stage's.
         stages: names of all stages of the recipe.
-        ask: let each score a greeting as well, so that a server is found out now, not after hours of training.
+        ask: let each score a greeting as well, those that lie on disk or on the Hub among them, so that a server or a
+            classifier is found out now, not after hours of training.
     """
     for key in REWARD_KEYS.get(config.kind, ()):
         spec = getattr(config, key)
         if spec is None:
             continue
         try:
-            model = reward_models.load(_without_artifacts(spec, stages))
+            model = reward_models.load(_without_artifacts(spec, stages, whole=ask))
             if ask:
                 model.score(["Say hello."], ["Hello."], ["Hello."])
         except reward_models.RewardError as error:
@@ -83,17 +87,30 @@ def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData |
                     yield f"data.{index}", data
 
 
-def _without_artifacts(spec: Any, stages: Collection[str]) -> Any:
+def _without_artifacts(spec: Any, stages: Collection[str], *, whole: bool) -> Any:
+    """What can be loaded now: something else stands for artifacts, and unless `whole` for any other classifier."""
     if isinstance(spec, Mapping) and "combine" in spec and isinstance(spec.get("of"), list):
-        members = [_without_artifacts(member, stages) for member in spec["of"]]
+        members = [_without_artifacts(member, stages, whole=whole) for member in spec["of"]]
         # Moments cannot be measured without the artifacts.
         kept = {key: value for key, value in spec.items() if key != "normalize" or isinstance(value, Mapping)}
         return {**kept, "of": members}
     model = spec.get("model") if isinstance(spec, Mapping) else spec
     if isinstance(model, Mapping):
-        return {**spec, "model": _without_artifacts(model, stages)}
+        inner = reward_models.load(_without_artifacts(model, stages, whole=whole))
+        return reward_models.load(inner, **{key: value for key, value in spec.items() if key != "model"})
     if not isinstance(model, str):
         return spec
     parsed = parse_reference(model)
     needs_none = parsed.kind == "other" or (parsed.kind == "stage" and model in reward_models.builtin_names())
-    return spec if needs_none and model not in stages else _StandIn()
+    if model not in stages and (needs_none or (whole and parsed.kind in ("path", "hub"))):
+        return spec
+    return _stand_in(model, {key: value for key, value in spec.items() if key != "model"} if spec is not model else {})
+
+
+def _stand_in(model: str, options: Mapping[str, Any]) -> reward_models.CheckedModel:
+    """For a classifier, whose options are checked as if it were there."""
+    common = {key: options[key] for key in ("name", "probes", "normalize") if key in options}
+    check_options(model, {key: value for key, value in options.items() if key not in common})
+    if not isinstance(common.get("normalize"), Mapping):
+        common.pop("normalize", None)  # Moments cannot be measured without the artifact.
+    return reward_models.load(_StandIn(), **common)

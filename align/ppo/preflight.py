@@ -104,7 +104,7 @@ def check_learning_rate_zero(
 
 
 def check_polarity(reward: CheckedModel) -> None:
-    """Raise an `AlignError` where a reward scores the worse responses of its own probes no lower than the better ones.
+    """Raise an `AlignError` where a reward scores the better response higher in no more than half of its own probes.
 
     Only for rewards that declare probes, or are made of such: what is good is theirs to say.
     """
@@ -116,13 +116,12 @@ def check_polarity(reward: CheckedModel) -> None:
             said = "compares with references" if probes else "declares no probes"
             skipped("reward-polarity", f"{reward.name} {said}")
         return
-    texts = [text for pair in probes for text in pair]
-    scores = ranks.first(lambda: reward.score([""] * len(texts), texts), RewardError)
-    if sum(scores[::2]) <= sum(scores[1::2]):
+    right = ranks.first(lambda: reward.told_apart(probes), RewardError)
+    if 2 * right <= len(probes):
         _raise(
             [
-                f"reward-polarity: {reward.name} scores the worse responses of its own probes "
-                "no lower than the better ones; is the right label the positive one?"
+                f"reward-polarity: {reward.name} scores the better response higher in {right} of {len(probes)} of its "
+                "own probes; is the right label the positive one?"
             ]
         )
 

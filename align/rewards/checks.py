@@ -61,7 +61,7 @@ def run(model: CheckedModel, probes: Sequence[Probe] = ()) -> list[Outcome]:
         except RewardError as error:
             outcomes.append(Outcome(check.__name__.strip("_").replace("_", "-"), "failed", str(error)))
     try:
-        outcomes.append(_polarity(model, [*model.probes(), *probes]))
+        outcomes.append(_polarity(model, probes))
     except RewardError as error:
         outcomes.append(Outcome("polarity", "failed", str(error)))
     return outcomes
@@ -107,13 +107,27 @@ def _spread(model: CheckedModel, scores: Sequence[float]) -> Outcome:
     return Outcome("spread", "passed", f"scores from {min(scores):.4g} to {max(scores):.4g}")
 
 
-def _polarity(model: CheckedModel, probes: Sequence[Probe]) -> Outcome:
-    if not probes:
+def _polarity(model: CheckedModel, more: Sequence[Probe]) -> Outcome:
+    """Also of the models that this one is made of: one upside down among right ones spoils them."""
+    right = asked = 0
+    for one in _with_members(model):
+        probes = [*one.probes(), *(more if one is model else ())]
+        if not probes or one.needs_references:
+            continue
+        told = one.told_apart(probes)
+        right, asked = right + told, asked + len(probes)
+        if 2 * told <= len(probes):
+            whose = "" if one is model else f" by {one.name}"
+            return Outcome(
+                "polarity", "failed", f"the better response scores higher{whose} in {told} of {len(probes)} probes"
+            )
+    if not asked:
         return Outcome("polarity", "skipped", "the model declares no probes; give some with --probe BETTER WORSE")
-    better, worse = (model.score([""] * len(probes), list(side)) for side in zip(*probes, strict=True))
-    right = sum(b > w for b, w in zip(better, worse, strict=True))
-    message = f"the better response scores higher in {right} of {len(probes)} probes"
-    return Outcome("polarity", "passed" if right > len(probes) / 2 else "failed", message)
+    return Outcome("polarity", "passed", f"the better response scores higher in {right} of {asked} probes")
+
+
+def _with_members(model: CheckedModel) -> list[CheckedModel]:
+    return [model, *(one for member in model.members() for one in _with_members(member))]
 
 
 def _same(check: str, scores: Sequence[float], others: Sequence[float], how: str) -> Outcome:

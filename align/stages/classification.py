@@ -228,18 +228,19 @@ def _divided(config: RewardConfig, multi: bool) -> tuple[list[Example], list[Exa
     if not held_out:
         training, held_out = _set_aside(training)
     if config.needs_tuning_rows:
-        training, tuning = _set_aside(training, most=MOST_TUNING)
+        if HELD_OUT * len(training) > MOST_TUNING:  # so many that a random share has its part of every label
+            return training[MOST_TUNING:], training[:MOST_TUNING], held_out
+        training, tuning = _set_aside(training)
     return training, tuning, held_out
 
 
-def _set_aside(rows: Sequence[Example], most: int | None = None) -> tuple[list[Example], list[Example]]:
-    """The rows without the first tenth of those of each label, and that tenth; or less, if that is above `most`."""
-    part = HELD_OUT if most is None else min(HELD_OUT, most / max(len(rows), 1))
+def _set_aside(rows: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """The rows without the first tenth of those of each label, and that tenth."""
     kept: list[Example] = []
     aside: list[Example] = []
     for names, count in sorted(Counter(_names(row) for row in rows).items()):
         of_label = [row for row in rows if _names(row) == names]
-        share = max(1, round(part * count)) if count > 1 else 0
+        share = max(1, round(HELD_OUT * count)) if count > 1 else 0
         aside += of_label[:share]
         kept += of_label[share:]
     return kept, aside

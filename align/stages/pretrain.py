@@ -34,7 +34,7 @@ from align.configs.pretrain import ModelSize, PretrainConfig
 from align.data import examples
 from align.errors import UsageError
 from align.modeling.export import empty_directory, save_model
-from align.modeling.load import parameter_count
+from align.modeling.load import parameter_count, set_attention
 from align.modeling.training import IGNORED, TellEpoch, completion_loss, fit, training_arguments
 from align.modeling.trunk import pad
 from align.tracking import Tracker
@@ -195,18 +195,6 @@ def new_model(architecture: str, size: ModelSize, tokenizer: PreTrainedTokenizer
             decoder_start_token_id=tokenizer.pad_token_id,
         )
     )
-
-
-def set_attention(model: PreTrainedModel, implementation: str) -> None:
-    """Choose how a model computes attention.
-
-    Raises:
-        UsageError: transformers has no such implementation for this architecture, or it needs a library.
-    """
-    try:
-        model.set_attn_implementation(implementation)
-    except (ValueError, ImportError) as error:
-        raise UsageError(f"attn_implementation: {error}") from error
 
 
 class BlockCollator:

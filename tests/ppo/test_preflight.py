@@ -145,7 +145,7 @@ FAULTS = {
     "lr-zero": optimizer_restless,
     "reward-polarity: probed": reward_upside_down,
     "reward-polarity: probed scores": member_upside_down,
-    "reward-polarity: probed scores the worse": judge_upside_down,
+    "reward-polarity: probed scores the better": judge_upside_down,
     "reward-order: sorter": reward_sorted,
     "reward-order: gambler": reward_drawn,
 }

@@ -216,10 +216,10 @@ def test_an_inverted_label_is_refused_by_probes(try_out: Any, quickstart: Any) -
     for inverted in ({**spec, "label": "toxic"}, {"combine": "minimum", "of": [{**spec, "sign": -1}, LENGTH]}):
         refused = try_out(inverted)
         assert refused.exit_code == 1
-        assert "reward-polarity: two scores the worse responses of its own probes no lower" in refused.stderr
+        assert "reward-polarity: two scores the better response higher in 0 of 1 of its own probes" in refused.stderr
     refused = try_out({"model": "toxicity", "label": "toxic"})  # the quickstart publishes probes with its classifier
     assert refused.exit_code == 1
-    assert "reward-polarity: toxicity scores the worse responses of its own probes no lower" in refused.stderr
+    assert "reward-polarity: toxicity scores the better response higher in 0 of" in refused.stderr
 
 
 STATIC: dict[str, tuple[Any, str]] = {

@@ -150,3 +150,18 @@ def test_a_hub_id_at_a_revision_comes_from_the_cache(make_classifier, tmp_path, 
     assert model.score([""], ["You are kind."]) == local.score([""], ["You are kind."])
     with pytest.raises(RewardError, match="no sequence classifier can be loaded"):
         reward_models.load("hub:org/polite@v3", label="nontoxic")
+
+
+def test_around_a_spec_stands_what_every_kind_takes(own_module):
+    inner = {"model": f"{own_module}:by_length", "normalize": {"mean": 1, "std": 1}}
+    outer = {"model": inner, "name": "outer", "normalize": {"mean": 0, "std": 100}}
+    model = reward_models.load(outer)
+    assert (model.name, model.score([""], ["abc"])) == ("outer", [0.02])
+    with pytest.raises(RewardError, match="unexpected keyword argument 'sign'"):
+        reward_models.load({"model": inner, "sign": -1})
+
+
+def test_a_logit_that_the_spec_names_is_read_as_a_classifier(make_classifier):
+    directory = make_classifier("llama", ["LABEL_0"])
+    described = reward_models.load(directory, names={"LABEL_0": "toxicity"}, sign=-1).describe()
+    assert [described[key] for key in ("kind", "input", "label", "sign")] == ["classifier", "response", "toxicity", -1]

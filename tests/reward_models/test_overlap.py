@@ -31,3 +31,8 @@ def test_without_references_there_is_nothing_to_compare_with():
 def test_unknown_metrics_are_refused():
     with pytest.raises(RewardError, match="'bleu' is not one of rouge_1, rouge_2, rouge_l"):
         reward_models.load("overlap", metric="bleu")
+
+
+def test_a_reference_that_rouge_cannot_read_is_no_zero():
+    with pytest.raises(RewardError, match="reads the letters a-z and digits alone, and finds none in '你好'"):
+        reward_models.load("overlap").score(["p", "p"], ["a", "你好"], ["one", "你好"])

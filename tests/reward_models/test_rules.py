@@ -76,3 +76,12 @@ def test_a_rule_that_cannot_work_is_refused_when_it_is_loaded(rules, message):
 def test_each_rule_by_itself(rule, settings, expected):
     model = reward_models.load({"model": "rules", rule: settings})
     assert model.score([""] * len(expected), [*expected]) == pytest.approx([*expected.values()])
+
+
+@pytest.mark.parametrize(
+    ("phrase", "within", "apart"),
+    [("坏人", "他是坏人吗", "他是好人"), ("sap", "sap.", "asap"), ("été", "un été", "étété"), ("ไม่", "ฉันไม่รู้", "ฉันรู้")],
+)
+def test_a_banned_phrase_is_found_as_its_script_has_words(phrase: str, within: str, apart: str) -> None:
+    model = reward_models.load({"model": "rules", "banned": {"phrases": [phrase]}})
+    assert model.score(["", ""], [within, apart]) == [0.0, 1.0]

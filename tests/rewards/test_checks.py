@@ -50,3 +50,11 @@ def test_a_planted_fault_is_found_by_its_check(spec: reward_models.Spec, check: 
 def test_a_broken_contract_names_the_model_and_ends_the_checks() -> None:
     (outcome,) = checks.run(reward_models.load("rewards_for_tests:nan"))
     assert "reward model rewards_for_tests:nan: score 11 of 12 is nan" in outcome.message
+
+
+def test_a_member_upside_down_is_found_in_a_combination() -> None:
+    upside_down = {"model": "rewards_for_tests:Polite", "upside_down": True}
+    spec = {"combine": "minimum", "of": ["rewards_for_tests:Polite", {"combine": "minimum", "of": [upside_down]}]}
+    outcome = checks.run(reward_models.load(spec))[-1]
+    assert (outcome.check, outcome.state) == ("polarity", "failed")
+    assert outcome.message == "the better response scores higher by polite in 0 of 2 probes"

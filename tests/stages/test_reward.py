@@ -208,6 +208,29 @@ def test_lora_trains_little_and_publishes_merged_weights(
     assert (tmp_path / "output" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_many_combinations_of_labels_leave_no_more_rows_to_tune_with(
+    tables: dict[str, Path], configured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classification, "MOST_TUNING", 2)
+    rows = {"dataset": {"path": str(tables["noisy"])}, "text": "{text}", "labels": {"rude": "rot", "loud": "noise"}}
+    task = classification.Classification(
+        configured(data=[rows], labels={"negative": "rude"}, calibration="temperature")
+    )
+    assert len(task.tuning) == 2
+
+
+def test_attention_that_transformers_lacks_is_named_by_its_key(
+    tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    with pytest.raises(UsageError, match=r"^attn_implementation: "):
+        reward.run(
+            configured(attn_implementation="nonsense"),
+            {"base": tiny_models["llama"]},
+            Workspace(tmp_path),
+            NullTracker(),
+        )
+
+
 def test_rows_to_tune_with_are_a_tenth_and_no_more_than_needed(
     noisy: Any, preferring: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,50 @@
+"""What may be said of a classifier, and the check of it, for which nothing need be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from reward_models.base import RewardError
+
+Input = Literal["response", "prompt_and_response", "chat"]
+Transform = Literal["logit", "log_odds", "probability", "log_probability"]
+
+OPTIONS = (
+    "label",
+    "names",
+    "transform",
+    "sign",
+    "input",
+    "max_length",
+    "append_eos",
+    "batch_tokens",
+    "device",
+    "revision",
+)
+"""What `Classifier.load` takes, which says what each means."""
+_CHOICES = {"transform": get_args(Transform), "input": get_args(Input), "sign": (1, -1), "append_eos": (True, False)}
+
+
+def check(name: str, options: Mapping[str, Any]) -> None:
+    """Compare with what there is.
+
+    Raises:
+        RewardError: an unknown option, or a value that makes no sense. What is None was not said.
+    """
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise RewardError(f"reward model {name}: a classifier takes {', '.join(OPTIONS)}, not {', '.join(unknown)}")
+    said = {key: value for key, value in options.items() if value is not None}
+    for option, allowed in _CHOICES.items():
+        if option in said and said[option] not in allowed:
+            raise RewardError(
+                f"reward model {name}: {option} is {said[option]!r}; it can be {', '.join(map(str, allowed))}"
+            )
+    for option in ("max_length", "batch_tokens"):
+        value = said.get(option)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise RewardError(f"reward model {name}: {option} must be a whole number above 0, not {value!r}")
+    if not isinstance(said.get("label", ""), str):
+        raise RewardError(f"reward model {name}: label must be a label's name, not {said['label']!r}")
+    if not isinstance(said.get("names", {}), Mapping):
+        raise RewardError(f"reward model {name}: names must map labels to names, as in {{LABEL_0: nothate}}")
