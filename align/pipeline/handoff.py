@@ -29,7 +29,7 @@ from align.recipe import Recipe, parse_reference
 from align.recipe.document import suggest
 from align.registry import Artifact, Registry, files
 
-TRAINED_FROM = {"sft": "model", "ppo": "policy"}
+TRAINED_FROM = {"sft": "model", "reward": "model", "ppo": "policy"}
 """By kind of stage, the input that its adapter belongs to."""
 _TRAINABLE = {"F32", "BF16", "F16"}
 _CLASSIFIER, _ENCODER = "ForSequenceClassification", "ForMaskedLM"

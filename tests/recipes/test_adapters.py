@@ -72,3 +72,15 @@ def _load_without_align(*paths: Path) -> None:
 
 def _planned(run: Any, arguments: list[str]) -> Any:
     return json.loads(run.align("plan", "--json", *arguments).stdout)
+
+
+def test_a_reward_trained_by_adapters_is_published_merged(new_run: Callable[[str], Any]) -> None:
+    run = new_run("quickstart")
+    lora = ("stages.toxicity.method=lora", "stages.toxicity.require_auc=null", "stages.toxicity.train.max_steps=2")
+    result = run.align("run", "toxicity", "--wandb", "disabled", *(part for key in lora for part in ("--set", key)))
+    assert result.exit_code == 0, result.stderr
+    published = run.registry.resolve("toxicity")
+    assert (published.path / "model.safetensors").is_file()
+    assert (published.path / "adapter" / "adapter_model.safetensors").is_file()
+    base = run.registry.resolve("base@v1")
+    assert published.manifest.contract["base"] == {"reference": "base@v1", "digest": base.digest}
