@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,17 @@ import pytest
             "stages.toxicity.labels.positive: 'polite' is not among the labels of the data: nontoxic (60 rows), toxic",
         ),
         (["datasets.dialogues={path: empty.jsonl}"], "stages.sft.data.0: empty.jsonl: none of 0 rows left"),
+        (
+            ["datasets.sentences={path: kind.jsonl}"],
+            "stages.toxicity.data: all rows have one label, nontoxic (20 rows)",
+        ),
+        (
+            [
+                "datasets.equal={path: equal.jsonl}",
+                "stages.toxicity={kind: reward, model: base, pairs: [{dataset: equal, chosen: '{one}', rejected: '{two}'}]}",
+            ],
+            "stages.toxicity.pairs.0: equal.jsonl: in 20 of 20 pairs the chosen and the rejected response are equal",
+        ),
         (["registry=file"], "/file is not a directory"),
         (["stages.base.max_length=1024"], "stages.base: max_length 1024 is more than size.max_position_embeddings 512"),
         (["datasets.dialogues={path: empty.jsonl, split: test}"], "datasets.dialogues: `split` says nothing of a path"),
@@ -34,6 +46,8 @@ def test_bad_input_is_refused_before_anything_runs(
     run = new_run("quickstart")
     for file in ("empty.jsonl", "file"):
         (run.directory / file).write_text("", encoding="utf-8")
+    for file, row in (("kind", {"text": "Thanks", "label": "nontoxic"}), ("equal", {"one": "Yes.", "two": "Yes."})):
+        (run.directory / f"{file}.jsonl").write_text(f"{json.dumps(row)}\n" * 20, encoding="utf-8")
     result = run.align(command, *(part for override in overrides for part in ("--set", override)))
     assert result.exit_code == 2
     place, _, problem = said.partition("{line}")

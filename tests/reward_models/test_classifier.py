@@ -85,7 +85,7 @@ def test_scores_depend_neither_on_batch_size_nor_on_order(make_classifier, promp
     assert [shuffled[order.index(index)] for index in range(len(texts))] == same
 
 
-@pytest.mark.parametrize("architecture", ["roberta", "t5"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_same_scores_as_transformers_own_pipeline(make_classifier, prompts, texts, architecture):
     from transformers import pipeline
 
