@@ -29,8 +29,8 @@ import pytest
         ),
         (
             [
-                "datasets.equal={path: equal.jsonl}",
-                "stages.toxicity={kind: reward, model: base, pairs: [{dataset: equal, chosen: '{one}', rejected: '{two}'}]}",
+                "datasets.same={path: equal.jsonl}",
+                "stages.toxicity={kind: reward, model: base, pairs: [{dataset: same, chosen: '{a}', rejected: '{b}'}]}",
             ],
             "stages.toxicity.pairs.0: equal.jsonl: in 20 of 20 pairs the chosen and the rejected response are equal",
         ),
@@ -46,7 +46,7 @@ def test_bad_input_is_refused_before_anything_runs(
     run = new_run("quickstart")
     for file in ("empty.jsonl", "file"):
         (run.directory / file).write_text("", encoding="utf-8")
-    for file, row in (("kind", {"text": "Thanks", "label": "nontoxic"}), ("equal", {"one": "Yes.", "two": "Yes."})):
+    for file, row in (("kind", {"text": "Thanks", "label": "nontoxic"}), ("equal", {"a": "Yes.", "b": "Yes."})):
         (run.directory / f"{file}.jsonl").write_text(f"{json.dumps(row)}\n" * 20, encoding="utf-8")
     result = run.align(command, *(part for override in overrides for part in ("--set", override)))
     assert result.exit_code == 2
