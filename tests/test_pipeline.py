@@ -486,16 +486,23 @@ def test_a_data_set_can_be_the_samples_of_an_evaluation(here: Path, stage: FakeS
         align.run("tiny.yaml")
 
 
-def test_artifacts_and_directories_from_elsewhere(here: Path, stage: FakeStage) -> None:
+def test_artifacts_and_directories_from_elsewhere(here: Path, stage: FakeStage, tiny_classifier: Path) -> None:
     sft = align.run("tiny.yaml", ["sft"])["sft"]
-    taken = ["stages.ppo.policy=registry:sft@latest", f"stages.ppo.reward=path:{here}/model"]
+    taken = ["stages.ppo.policy=registry:sft@latest", f"stages.ppo.reward=path:{tiny_classifier}"]
     artifact = align.run("tiny.yaml", ["ppo"], overrides=taken)["ppo"]
     inputs = artifact.manifest.inputs
     assert inputs["policy"].digest == sft.digest
-    assert inputs["reward"].reference == "path:model"
-    assert artifact.manifest.config["reward"] == "path:model"
+    assert inputs["reward"].reference == "path:tiny"
+    assert artifact.manifest.config["reward"] == "path:tiny"
     given = json.loads((artifact.path / "content.json").read_text())["inputs"]
-    assert given == {"registry:sft@latest": ["content.json"], f"path:{here}/model": ["config.json"]}
+    files = sorted(path.name for path in tiny_classifier.iterdir())
+    assert given == {"registry:sft@latest": ["content.json"], f"path:{tiny_classifier}": files}
+
+
+def test_a_classifier_on_disk_is_loaded_before_anything_runs(here: Path, stage: FakeStage) -> None:
+    with pytest.raises(UsageError, match=r"stages.ppo.reward: .*no sequence classifier can be loaded"):
+        align.run("tiny.yaml", overrides=[f"stages.ppo.reward=path:{here}/model"])
+    assert stage.ran == []
 
 
 def test_paths_from_the_environment_stay_as_written(
