@@ -106,6 +106,8 @@ def test_what_belongs_together_is_let_through(here: Path) -> None:
     assert problems(f"stages.ppo.reward={named}") == []
     (here / "unnamed" / "reward_model.json").write_text('{"names": {"LABEL_0": "kind", "1": "rude"}, "label": "kind"}')
     assert problems("stages.ppo.reward=path:unnamed") == []
+    (here / "unnamed" / "reward_model.json").write_text('{"names": ["kind", "rude"]}')  # said where it is loaded
+    assert "have no names" in problems("stages.ppo.reward=path:unnamed")[0]
 
 
 @pytest.mark.parametrize(

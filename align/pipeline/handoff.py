@@ -82,7 +82,8 @@ def of_directory(directory: Path) -> Contract:
     config, adapter = _json(directory / "config.json"), (directory / "adapter_config.json").is_file()
     architecture = next(iter(config.get("architectures") or []), None)
     names = config.get("id2label") or {}
-    if declared := _json(directory / "reward_model.json").get("names"):
+    declared = _json(directory / "reward_model.json").get("names")
+    if isinstance(declared, dict):
         names = {key: declared.get(key, declared.get(name, name)) for key, name in names.items()}
     return Contract(
         architecture=architecture,
