@@ -146,9 +146,10 @@ def test_evaluate_labels(place: Path, run_align: Align) -> None:
 def test_evaluate_pairs(place: Path, run_align: Align) -> None:
     found = json.loads(run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl", "--json").stdout)
     assert found["metrics"]["pair_accuracy"]["value"] == 0.0
-    result = run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl", "--terms", "a")
-    assert result.exit_code == 2
-    assert "holds pairs (chosen, rejected), of which --terms says nothing" in result.stderr
+    for option in ("--terms", "--label"):
+        result = run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl", option, "a")
+        assert result.exit_code == 2
+        assert f"holds pairs (chosen, rejected), of which {option} says nothing" in result.stderr
     assert "pair accuracy" in run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl").stdout
 
 
