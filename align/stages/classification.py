@@ -228,9 +228,10 @@ def _divided(config: RewardConfig, multi: bool) -> tuple[list[Example], list[Exa
     if not held_out:
         training, held_out = _set_aside(training)
     if config.needs_tuning_rows:
-        if HELD_OUT * len(training) > MOST_TUNING:  # so many that a random share has its part of every label
-            return training[MOST_TUNING:], training[:MOST_TUNING], held_out
         training, tuning = _set_aside(training)
+        if len(tuning) > MOST_TUNING:
+            random.Random(config.seed).shuffle(tuning)  # they come label by label
+            training, tuning = [*training, *tuning[MOST_TUNING:]], tuning[:MOST_TUNING]
     return training, tuning, held_out
 
 

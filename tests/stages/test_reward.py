@@ -219,6 +219,21 @@ def test_many_combinations_of_labels_leave_no_more_rows_to_tune_with(
     assert len(task.tuning) == 2
 
 
+def test_a_label_of_one_row_is_trained_on_however_many_rows_there_are(
+    tmp_path: Path, configured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classification, "MOST_TUNING", 3)
+    rows = [{"text": f"t{n}", "label": ("odd", "even")[n % 2]} for n in range(60)] + [{"text": "t", "label": "rare"}]
+    (tmp_path / "rare.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    data = {"dataset": {"path": str(tmp_path / "rare.jsonl")}, "text": "{text}", "label": {"column": "label"}}
+    for seed in range(20):
+        config = configured(
+            data=[data], evaluation_data=[data], labels={"positive": "odd"}, calibration="temperature", seed=seed
+        )
+        task = classification.Classification(config)
+        assert (len(task.tuning), task.labels) == (3, ["even", "odd", "rare"])
+
+
 def test_attention_that_transformers_lacks_is_named_by_its_key(
     tiny_models: dict[str, Path], tmp_path: Path, configured: Any
 ) -> None:
