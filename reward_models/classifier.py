@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 
 from reward_models import pretrained
 from reward_models.base import DECLARATION, RewardError
+from reward_models.batching import batches
 from reward_models.options import Input, Transform
 from reward_models.options import check as check_options
 from reward_models.reading import Reading, reading
@@ -158,7 +159,7 @@ class Classifier:
         token_ids = self._token_ids(texts)
         scores = torch.empty(len(texts), dtype=torch.float64)
         with torch.inference_mode():
-            for indices in _batches([len(ids) for ids in token_ids], self._batch_tokens):
+            for indices in batches([len(ids) for ids in token_ids], self._batch_tokens):
                 scores[indices] = self._reading.scores(self._logits([token_ids[index] for index in indices])).cpu()
         result: list[float] = ((scores - self._mean) / self._std).tolist()
         return result
@@ -225,18 +226,6 @@ class Classifier:
 def joined(prompt: str, response: str) -> str:
     """As one text, with white space between."""
     return prompt + response if not prompt or prompt[-1].isspace() else f"{prompt} {response}"
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of texts of like length; rows times the longest row is within the budget, or one row alone is not."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _declaration(source: str, name: str, revision: str | None) -> dict[str, Any]:
