@@ -238,10 +238,14 @@ def serve(
     if token is not None and secret is None:
         raise UsageError(f"--token-env {token}: the environment has no such variable")
     try:
-        from align.rewards import serving
+        from align.rewards import checks, serving
     except ImportError as error:
         raise UsageError(f"{error}; install the extra: pip install 'align-rlhf[serve]'") from error
-    serving.serve(_load(model, registry), host=host, port=port, token=secret)
+    loaded = _load(model, registry)
+    outcome = checks.polarity(loaded)  # here, as a client knows nothing of its probes
+    if outcome.state == "failed":
+        raise AlignError(f"{loaded.name} is not served: {outcome.message}; is the right label the positive one?")
+    serving.serve(loaded, host=host, port=port, token=secret)
 
 
 def _open(path: str | None) -> Registry:

@@ -61,7 +61,7 @@ def run(model: CheckedModel, probes: Sequence[Probe] = ()) -> list[Outcome]:
         except RewardError as error:
             outcomes.append(Outcome(check.__name__.strip("_").replace("_", "-"), "failed", str(error)))
     try:
-        outcomes.append(_polarity(model, probes))
+        outcomes.append(polarity(model, probes))
     except RewardError as error:
         outcomes.append(Outcome("polarity", "failed", str(error)))
     return outcomes
@@ -107,8 +107,14 @@ def _spread(model: CheckedModel, scores: Sequence[float]) -> Outcome:
     return Outcome("spread", "passed", f"scores from {min(scores):.4g} to {max(scores):.4g}")
 
 
-def _polarity(model: CheckedModel, more: Sequence[Probe]) -> Outcome:
-    """Also of the models that this one is made of: one upside down among right ones spoils them."""
+def polarity(model: CheckedModel, more: Sequence[Probe] = ()) -> Outcome:
+    """Whether better responses score higher in the probes of the model, and in `more`.
+
+    Also of the models that this one is made of: one upside down among right ones spoils them.
+
+    Raises:
+        RewardError: it broke its contract.
+    """
     right = asked = 0
     for one in _with_members(model):
         probes = [*one.probes(), *(more if one is model else ())]

@@ -216,6 +216,12 @@ def test_serve_refuses_before_it_listens(place: Path, run_align: Align, monkeypa
     assert run_align("reward", "serve", "cli_rewards:length").exit_code == 2
 
 
+def test_what_is_upside_down_is_not_served(place: Path, run_align: Align) -> None:
+    result = run_align("reward", "serve", "{model: 'cli_rewards:length', probes: [[a, a longer one]]}", "--port", "0")
+    assert result.exit_code == 1
+    assert "is not served: the better response scores higher in 0 of 1 probes" in result.stderr
+
+
 def test_help_needs_nothing_heavy() -> None:
     code = (
         "import sys; from align.cli import app\n"
