@@ -77,6 +77,7 @@ def main() -> None:
         "rounds": args.rounds,
         "runs": runs,
     }
+    result["gigaflops_of_a_product"] = {size: gigaflops_of_a_product(size, clock) for size in args.sizes}
     result["peak_memory_rises_mb"] = {
         size: {name: memory_rises(size, name, args.texts) for name in MEASURED_MEMORY} for size in args.sizes
     }
@@ -174,6 +175,19 @@ def measured(
         "largest_difference_of_scores": max(apart.values()),
         "seconds": {name: [round(one, 3) for one in taken] for name, taken in seconds.items()},
     }
+
+
+def gigaflops_of_a_product(size: str, clock: Callable[[], float], rows: int = 1_024, times: int = 200) -> float:
+    """10⁹ operations a second in the largest linear layer of a model, on a full batch: what no scoring can pass."""
+    wide, wider = SIZES[size]["hidden_size"], SIZES[size]["intermediate_size"]
+    layer, inputs = torch.nn.Linear(wide, wider), torch.randn(rows, wide)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(times):
+            started = clock()
+            layer(inputs)
+            seconds.append(clock() - started)
+    return round(2 * rows * wide * wider / statistics.median(seconds) / 1e9, 1)
 
 
 def memory_rises(size: str, name: str, count: int) -> int:
