@@ -9,6 +9,7 @@ name, so that no one has to guess the polarity of an index, the transform, and t
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from align.stages.preference import PreferenceModelling
 from align.stages.responses import Responses, load_subject
 from align.tracking import Tracker
 from align.workspace import Inputs, Interval, Metrics, Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tracker) -> Metrics:
@@ -83,7 +86,7 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
         metrics["temperature"] = temperature
     metrics |= task.measure(classifier, tokenizer)
     tracker.summary(metrics)
-    _require(config, metrics, output)
+    _require_skill(config, metrics, output)
     save_model(classifier, tokenizer, output)
     declaration = {**task.declaration(), "max_length": config.max_length}
     if config.probes:
@@ -121,15 +124,23 @@ def _best_step(trainer: Trainer, workspace: Workspace) -> int:
     return step
 
 
-def _require(config: RewardConfig, metrics: Metrics, output: Path) -> None:
-    measured = metrics["pair_accuracy" if config.pairs else "auc"]
-    value = measured.value if isinstance(measured, Interval) else measured
+def _require_skill(config: RewardConfig, metrics: Metrics, output: Path) -> None:
+    key, what = ("pair_accuracy", "pair accuracy") if config.pairs else ("auc", "AUC")
+    measured = metrics[key]
+    value, low = (measured.value, measured.low) if isinstance(measured, Interval) else (measured, measured)
     if config.require_auc is not None and value < config.require_auc:
         empty_directory(output)
         raise AlignError(
-            f"the classifier's {'pair accuracy' if config.pairs else 'AUC'} on held-out rows is {value:.3f}, below "
-            f"require_auc {config.require_auc}: PPO would follow a wrong pointer. More or other rows, more epochs or a "
-            "better model may help"
+            f"the classifier's {what} on held-out rows is {value:.3f}, below require_auc {config.require_auc}: PPO "
+            "would follow a wrong pointer. More or other rows, more epochs or a better model may help"
+        )
+    if low <= 0.5:
+        logger.warning(
+            "the classifier's %s on held-out rows is %.3f, from %.3f on: it may have learned nothing (chance is 0.5). "
+            "A lower learning_rate, more epochs or more rows may help; require_auc makes this an error",
+            what,
+            value,
+            low,
         )
 
 

@@ -121,6 +121,18 @@ def test_require_auc_leaves_nothing_to_publish(tiny_models: dict[str, Path], tmp
     assert list((tmp_path / "output").iterdir()) == []
 
 
+def test_what_has_learned_nothing_is_said(
+    tiny_models: dict[str, Path], tmp_path: Path, configured: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = {"base": tiny_models["llama"]}
+    still = configured(train={"max_steps": 1, "learning_rate": 1e-9})
+    reward.run(still, inputs, Workspace(tmp_path / "still"), NullTracker())
+    assert "it may have learned nothing (chance is 0.5)" in caplog.text
+    caplog.clear()
+    reward.run(configured(), inputs, Workspace(tmp_path / "trained"), NullTracker())
+    assert "learned nothing" not in caplog.text
+
+
 def test_labels_that_do_not_fit_are_named(tiny_models: dict[str, Path], tmp_path: Path, configured: Any) -> None:
     config = configured(labels={"positive": "nontoxic"})
     with pytest.raises(UsageError, match="'nontoxic', but the data has only the labels: nice, not nice"):
