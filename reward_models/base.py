@@ -62,6 +62,8 @@ class CheckedModel:
         name: str | None = None,
         probes: Sequence[Sequence[str]] | None = None,
     ) -> None:
+        if isinstance(model, type):
+            raise RewardError(f"{model.__qualname__} is a class: give one that is made, {model.__qualname__}()")
         score = getattr(model, "score", model)
         if not callable(score):
             raise RewardError(

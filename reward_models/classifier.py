@@ -11,7 +11,6 @@ pairs (better response, worse response) by which a label read upside down is fou
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from transformers.utils import cached_file
 
 from reward_models import pretrained
-from reward_models.base import DECLARATION, RewardError
+from reward_models.base import DECLARATION, RewardError, is_number
 from reward_models.batching import batches
 from reward_models.options import Input, Transform
 from reward_models.options import check as check_options
@@ -237,7 +236,7 @@ def _declaration(source: str, name: str, revision: str | None) -> dict[str, Any]
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-        declared = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        declared = json.loads(Path(path).read_text(encoding="utf-8-sig")) if path else {}
     except (OSError, ValueError) as error:
         raise RewardError(f"reward model {name}: cannot read its {DECLARATION}: {error}") from error
     unknown = set(declared) - set(_DECLARABLE) if isinstance(declared, dict) else {repr(declared)}
@@ -252,7 +251,7 @@ def _moments(name: str, moments: Any) -> dict[str, float] | None:
     if moments is None:
         return None
     numbers = moments.values() if isinstance(moments, Mapping) and moments.keys() == {"mean", "std"} else [None]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers) or moments["std"] <= 0:
+    if not all(map(is_number, numbers)) or moments["std"] <= 0:
         raise RewardError(f"reward model {name}: moments in {DECLARATION} must be a mean and a std above 0: {moments}")
     return {"mean": float(moments["mean"]), "std": float(moments["std"])}
 

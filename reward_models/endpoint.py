@@ -65,11 +65,15 @@ class Endpoint:
             key: name of the environment variable that holds a key, not the key itself. It is sent as a bearer token,
                 is part of no message, and leaves this machine over https alone.
         """
+        if not isinstance(address, str):
+            raise RewardError(f"a reward model's address looks like http://127.0.0.1:8000, not {address!r}")
         try:
             parts = urlsplit(address)
             port = parts.port
+            address.encode("ascii")
         except ValueError as error:
-            raise RewardError(f"{address}: {error}") from error
+            why = "write what is not ASCII as %C3%BC or xn--…" if isinstance(error, UnicodeError) else str(error)
+            raise RewardError(f"{address}: {why}") from error
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise RewardError(f"{address}: a reward model's address looks like http://127.0.0.1:8000")
         if parts.username or parts.password:
@@ -176,7 +180,7 @@ class Endpoint:
     def _require_loopback(self) -> None:
         try:
             found = {str(entry[4][0]) for entry in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)}
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the second: a part of the name is empty, or too long
             raise RewardError(f"reward model {self.address}: its host is not known: {error}") from error
         elsewhere = sorted(address for address in found if not _is_loopback(address))
         if elsewhere:

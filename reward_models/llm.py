@@ -62,6 +62,10 @@ class LLM:
             raise RewardError(f"llm: parallel must be a whole number above 0, not {parallel!r}")
         if not isinstance(settings or {}, Mapping):
             raise RewardError(f"llm: settings must be a mapping, as in {{seed: 1}}, not {settings!r}")
+        if taken := sorted({"model", "messages"} & (settings or {}).keys()):
+            raise RewardError(f"llm: settings may not hold {taken[0]}, which `llm` and `rubric` make")
+        if not isinstance(with_reference, bool):
+            raise RewardError(f"llm: with_reference must be true or false, not {with_reference!r}")
         self.name = f"llm {llm}"
         self.needs_references = with_reference
         self._endpoint = Endpoint(address, key=key, **options)
@@ -112,11 +116,17 @@ class LLM:
     def _ask(self, body: bytes) -> float:
         content = self._endpoint.post("/chat/completions", body)
         try:
-            said = json.loads(content)["choices"][0]["message"]["content"]
-        except (ValueError, RecursionError, LookupError, TypeError) as error:
+            choice = json.loads(content)["choices"][0]
+            said, ended = choice["message"]["content"], choice.get("finish_reason")
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
             raise RewardError(
                 f"reward model {self.name} did not answer as chat completions do, but {self._endpoint.shown(content)}"
             ) from error
+        if ended == "length":
+            raise RewardError(
+                f"reward model {self.name} was cut off in its answer, which may be longer than it looks: raise "
+                "max_tokens in its settings"
+            )
         if not isinstance(said, str) or not _NUMBER.fullmatch(said):
             shown = self._endpoint.shown(str(said).encode())
             raise RewardError(

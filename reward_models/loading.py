@@ -12,7 +12,7 @@ from reward_models.base import CheckedModel, RewardError, RewardModel, Scorer, c
 
 Spec = str | Path | Mapping[str, Any] | Scorer | RewardModel
 """A directory, `path:./dir`, `hub:org/name@revision`, `module:attribute`, `http://host:port`, the name of a built-in or
-installed one, a reward model or function itself, `{model: any of these, …its options}`, or
+installed one, a reward model or function itself, `{model: a name or mapping, …its options}`, or
 `{combine: minimum, of: [spec, …], weights: […]}`."""
 
 BUILTIN = {
@@ -110,7 +110,7 @@ def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
     if place in BUILTIN:
         module, attribute = BUILTIN[place]
         return _made(place, getattr(import_module(module), attribute), options)
-    if place.startswith(("http://", "https://")):
+    if place.lower().startswith(("http://", "https://")):
         from reward_models.remote import Remote
 
         return _made(place, Remote, {"address": place, **options})

@@ -57,14 +57,16 @@ class Normalized:
         return self._model.probes()
 
     def describe(self) -> dict[str, Any]:
-        """The model's description, its range on the new scale, and the moments."""
+        """The model's description, its range on the new scale, and the moments: of its own score, however often it is
+        normalised."""
         described = self._model.describe()
         del described["digest"]
         low, high = described["range"] or (None, None)
+        inner = described["normalize"] if isinstance(self._model._model, Normalized) else {"mean": 0.0, "std": 1.0}
         return {
             **described,
             "range": [None if end is None else (end - self._mean) / self._std for end in (low, high)],
-            "normalize": {"mean": self._mean, "std": self._std},
+            "normalize": {"mean": inner["mean"] + inner["std"] * self._mean, "std": inner["std"] * self._std},
             "of": self._model.describe()["digest"],
         }
 

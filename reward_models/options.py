@@ -26,6 +26,13 @@ OPTIONS = (
 _CHOICES = {"transform": get_args(Transform), "input": get_args(Input), "sign": (1, -1), "append_eos": (True, False)}
 
 
+def score_range(transform: Transform, sign: int) -> list[float | None]:
+    """The lowest and the highest score there can be; None where there is no bound."""
+    low: float | None = 0.0 if transform == "probability" else None
+    high: float | None = {"probability": 1.0, "log_probability": 0.0}.get(transform)
+    return [low, high] if sign == 1 else [None if high is None else -high, None if low is None else -low]
+
+
 def check(name: str, options: Mapping[str, Any]) -> None:
     """Compare with what there is.
 

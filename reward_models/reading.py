@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from reward_models.base import RewardError
-from reward_models.options import Transform
+from reward_models.options import Transform, score_range
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Reading:
 
     def range(self) -> list[float | None]:
         """The lowest and the highest score there can be; None where there is no bound."""
-        low, high = {"probability": (0.0, 1.0), "log_probability": (None, 0.0)}.get(self.transform, (None, None))
-        return [low, high] if self.sign == 1 else [None if high is None else -high, None if low is None else -low]
+        return score_range(self.transform, self.sign)
 
 
 def reading(name: str, config: Any, options: Mapping[str, Any]) -> Reading:
@@ -83,7 +82,9 @@ def _chosen_label(
     if unknown:
         raise RewardError(f"reward model {name}: `names` renames {unknown[0]!r}, but its labels are {_listed(labels)}")
     renamed = {str(key): str(value) for key, value in names.items()}
-    labels = {index: renamed.get(str(index), renamed.get(found, found)) for index, found in labels.items()}
+    # An index stands for the label there, unless it is some label's own name, as the "1" to "5" of ratings are.
+    by_index = {index: found if str(index) in labels.values() else str(index) for index, found in labels.items()}
+    labels = {index: renamed.get(found, renamed.get(by_index[index], found)) for index, found in labels.items()}
     if len(labels) > 1 and any(re.fullmatch(r"LABEL_\d+", found) for found in labels.values()):
         raise RewardError(
             f"reward model {name}: its labels have no names ({_listed(labels)}). Say what they mean, from the model's "

@@ -8,11 +8,11 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from reward_models import language as languages
+from reward_models import phrases as wording
 from reward_models.base import RewardError, is_number
 
 
@@ -35,19 +35,8 @@ def banned(response: str, *, pattern: str | None = None, phrases: Sequence[str] 
         raise ValueError("name a pattern, or a list of phrases")
     if not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
         raise ValueError("phrases must be texts that are not empty")
-    looked_for = [*([pattern] if pattern else []), *map(_as_words, phrases)]
+    looked_for = [*([pattern] if pattern else []), *map(wording.pattern, phrases)]
     return float(not any(re.search(one, response, re.IGNORECASE) for one in looked_for))
-
-
-def _as_words(phrase: str) -> str:
-    """A pattern that finds a phrase, but not within longer words; scripts without spaces have none."""
-    before = "" if _unspaced(phrase[0]) else r"(?<!\w)"
-    after = "" if _unspaced(phrase[-1]) else r"(?!\w)"
-    return before + re.escape(phrase) + after
-
-
-def _unspaced(character: str) -> bool:
-    return unicodedata.east_asian_width(character) in "WF" or "\u0e00" <= character <= "\u0eff"  # Thai and Lao
 
 
 def required(response: str, *, pattern: str) -> float:
@@ -65,7 +54,7 @@ def repetition(response: str, *, words: int = 2) -> float:
 
 
 def language(response: str, *, code: str) -> float:
-    """How much of the response seems to be in a language, `en` or `zh`; 0.5 where too little is said to tell."""
+    """How much of the response seems to be in one of `language.LANGUAGES`; 0.5 where too little is said to tell."""
     if code not in languages.LANGUAGES:
         raise ValueError(f"{code!r} is not one of {', '.join(languages.LANGUAGES)}")
     return languages.share(response, code)
@@ -90,10 +79,15 @@ def _bullets(response: str) -> float:
     return sum(bool(re.match(r"\s*([-*•]|\d+[.)])\s+\S", line)) for line in lines) / len(lines) if lines else 0.0
 
 
+def _sentences(response: str) -> float:
+    begins = response[:1].isalpha() and not response[0].islower()
+    return float(begins and re.search(r"[.!?…。！？][\"'”’)]*\Z", response) is not None)
+
+
 FORMS: dict[str, Callable[[str], float]] = {
     "json": _is_json,
     "bullets": _bullets,
-    "sentences": lambda response: float(re.fullmatch(r"(?s)[^\W\d_a-z].*[.!?…。！？][\"'”’)]*", response) is not None),
+    "sentences": _sentences,
     "line": lambda response: float(len(response.splitlines()) == 1),
     "plain": lambda response: float(re.search(r"(?m)^\s*(#|```|[-*] )|\*\*|https?://|<[a-z/]", response) is None),
 }

@@ -198,6 +198,23 @@ def test_what_changes_while_a_stage_is_at_work_is_not_published(
     assert Registry("registry").versions(kind) == []
 
 
+def test_moments_of_a_nested_reward_are_part_of_what_is_done(
+    here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "nested_reward", raising=False)
+    (here / "nested_reward.py").write_text(
+        "def score(prompts, responses):\n    return [1.0 * len(r) for r in responses]\n"
+    )
+    rows = here / "moments.jsonl"
+    rows.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "dd"}\n')
+    reward = "stages.ppo.reward={name: x, model: {model: nested_reward:score, normalize: moments.jsonl}}"
+    align.run("tiny.yaml", overrides=[reward])
+    assert actions(align.plan("tiny.yaml", overrides=[reward]))["ppo"] == "cached"
+    rows.write_text(rows.read_text().replace("dd", "ddd"))
+    assert actions(align.plan("tiny.yaml", overrides=[reward]))["ppo"] == "run"
+
+
 def test_checkpoints_of_data_that_changed_are_not_gone_on_with_when_it_is_put_back(
     here: Path, stage: FakeStage
 ) -> None:

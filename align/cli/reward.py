@@ -162,11 +162,14 @@ def evaluate(
         if given := [option for option, value in only_labels.items() if value is not None]:
             raise UsageError(f"{place} holds pairs (chosen, rejected), of which {given[0]} says nothing: remove it")
         pairs = data.pairs(selected, place, prompt, reference)
-        result = evaluation.preferred(_load(model, registry), pairs, by=by or ())
+        loaded = _load(model, registry)
+        pairs = data.with_references(pairs) if loaded.needs_references else pairs
+        result = evaluation.preferred(loaded, pairs, by=by or ())
     else:
         texts = data.texts(selected, place, response, prompt, reference)
         words = _terms(terms)
         loaded = _load(model, registry)
+        texts = data.with_references(texts) if loaded.needs_references else texts
         result = evaluation.labelled(
             loaded, texts, label or "label", positive=positive or (), threshold=threshold, by=by or (), terms=words
         )
@@ -199,7 +202,9 @@ def compare(
     from align.rewards import comparison, data
 
     texts = data.texts(*data.select(rows), response, prompt, reference)
-    result = comparison.compare(_load(first, registry), _load(second, registry), texts, most=most)
+    models = _load(first, registry), _load(second, registry)
+    texts = data.with_references(texts) if any(one.needs_references for one in models) else texts
+    result = comparison.compare(*models, texts, most=most)
     if as_json:
         print_json(result)
         return
@@ -239,10 +244,14 @@ def serve(
         raise UsageError(f"--token-env {token}: the environment has no such variable")
     try:
         from align.rewards import checks, serving
+        from reward_models import RewardError
     except ImportError as error:
         raise UsageError(f"{error}; install the extra: pip install 'align-rlhf[serve]'") from error
     loaded = _load(model, registry)
-    outcome = checks.polarity(loaded)  # here, as a client knows nothing of its probes
+    try:
+        outcome = checks.polarity(loaded)  # here, as a client knows nothing of its probes
+    except RewardError as error:
+        raise AlignError(f"{loaded.name} is not served: {error}") from error
     if outcome.state == "failed":
         raise AlignError(f"{loaded.name} is not served: {outcome.message}; is the right label the positive one?")
     serving.serve(loaded, host=host, port=port, token=secret)
@@ -333,7 +342,7 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for column in header:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell.encode(errors="replace").decode()) for cell in row))
     console().print(table)
 
 
@@ -346,7 +355,7 @@ def _cell(measured: Any) -> str:
 
 
 def _scored_as(score: float, percentile: float) -> str:
-    return f"{score:.3f} (above {percentile:.0%})"
+    return f"{score:.3f} (rank {percentile:.0%})"
 
 
 def _clipped(text: str, most: int = 100) -> str:

@@ -202,24 +202,13 @@ def _rendered(
         complete = [text for text in texts if text is not None and text.strip()]
         if len(complete) < len(wanted):
             continue
-        _require_encodable(complete, place)
+        sources.require_encodable(complete, place)
         left += 1
         yield row, complete
     if left == 0:
         raise UsageError(f"{place}: in none of {len(rows)} rows is there text for {' and '.join(map(repr, wanted))}")
     if left < len(rows):
         logger.info("%s: %d of %d rows left out: no text in %s", place, len(rows) - left, len(rows), ", ".join(used))
-
-
-def _require_encodable(texts: Sequence[str], place: str) -> None:
-    """JSON may spell half a surrogate pair; no tokenizer takes it."""
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"{place}: a text holds half a character (a lone surrogate) at {error.start}: {text[:40]!a}…; repair it"
-            ) from error
 
 
 def _labels(values: Sequence[object], label: LabelConfig, place: str) -> list[str | None]:

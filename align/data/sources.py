@@ -192,6 +192,21 @@ def number(value: Any) -> float | None:
     return None if math.isnan(parsed) else parsed
 
 
+def require_encodable(texts: Sequence[str], place: str) -> None:
+    """Refuse half a surrogate pair, which JSON may spell: no tokenizer takes it, and no file of UTF-8.
+
+    Raises:
+        UsageError: a text holds one.
+    """
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{place}: a text holds half a character (a lone surrogate) at {error.start}: {text[:40]!a}…; repair it"
+            ) from error
+
+
 def is_empty(value: Any) -> bool:
     """Whether nothing stands in a cell: null, no character, NaN."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from align.metrics.classification import roc_auc_interval
 from align.workspace import Interval
+from reward_models import phrases
 
 LEAST_ROWS = 10
 """Of each class: below this an area says nothing."""
@@ -51,7 +52,7 @@ def term_bias(
 
 
 def _of_term(term: str, texts: Sequence[str], good: Sequence[bool], scores: Sequence[float]) -> TermBias:
-    word = re.compile(rf"(?<!\w){re.escape(term)}(?!\w)", re.IGNORECASE)
+    word = re.compile(phrases.pattern(term), re.IGNORECASE)
     mentions = [word.search(text) is not None for text in texts]
 
     def area(good_mention: bool, bad_mention: bool) -> Interval | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import reward_models
@@ -10,8 +10,10 @@ from align.configs import StageConfig
 from align.configs.base import EvaluationData, PromptData
 from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
+from align.configs.reward import RewardConfig
 from align.recipe.references import REWARD_KEYS, parse_reference
 from reward_models.options import check as check_options
+from reward_models.options import score_range
 
 
 class _StandIn:
@@ -19,22 +21,25 @@ class _StandIn:
 
     name = "classifier"
 
+    def __init__(self, range: Sequence[float | None]) -> None:
+        self._range = range
+
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
     ) -> list[float]:
         return [0.0] * len(responses)
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "classifier", "range": [0.0, 1.0]}
+        return {"kind": "classifier", "range": list(self._range)}
 
 
-def problems(config: StageConfig, stages: Collection[str], *, ask: bool = False) -> Iterator[str]:
+def problems(config: StageConfig, stages: Mapping[str, StageConfig], *, ask: bool = False) -> Iterator[str]:
     """What is wrong with a stage's reward models, `reward: ...` each: code that does not import, an address that is
     refused, options that make no sense, references that a reward needs and the prompts lack.
 
     Args:
         config: the stage's.
-        stages: names of all stages of the recipe.
+        stages: all stages of the recipe, by name.
         ask: let each score a greeting as well, those that lie on disk or on the Hub among them, so that a server or a
             classifier is found out now, not after hours of training.
     """
@@ -71,6 +76,7 @@ def normalizations(spec: Any, place: str) -> Iterator[tuple[str, str]]:
     if isinstance(spec, Mapping):
         if isinstance(spec.get("normalize"), str):
             yield f"{place}.normalize", spec["normalize"]
+        yield from normalizations(spec.get("model"), f"{place}.model")
         for index, inner in enumerate(spec.get("of") or () if "combine" in spec else ()):
             yield from normalizations(inner, f"{place}.of.{index}")
 
@@ -87,30 +93,44 @@ def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData |
                     yield f"data.{index}", data
 
 
-def _without_artifacts(spec: Any, stages: Collection[str], *, whole: bool) -> Any:
+def _without_artifacts(spec: Any, stages: Mapping[str, StageConfig], *, whole: bool) -> Any:
     """What can be loaded now: something else stands for artifacts, and unless `whole` for any other classifier."""
     if isinstance(spec, Mapping) and "combine" in spec and isinstance(spec.get("of"), list):
         members = [_without_artifacts(member, stages, whole=whole) for member in spec["of"]]
-        # Moments cannot be measured without the artifacts.
-        kept = {key: value for key, value in spec.items() if key != "normalize" or isinstance(value, Mapping)}
-        return {**kept, "of": members}
+        return {**_without_unmeasured(spec), "of": members}
     model = spec.get("model") if isinstance(spec, Mapping) else spec
     if isinstance(model, Mapping):
         inner = reward_models.load(_without_artifacts(model, stages, whole=whole))
-        return reward_models.load(inner, **{key: value for key, value in spec.items() if key != "model"})
+        around = _without_unmeasured(spec)
+        return reward_models.load(inner, **{key: value for key, value in around.items() if key != "model"})
     if not isinstance(model, str):
         return spec
     parsed = parse_reference(model)
     needs_none = parsed.kind == "other" or (parsed.kind == "stage" and model in reward_models.builtin_names())
     if model not in stages and (needs_none or (whole and parsed.kind in ("path", "hub"))):
         return spec
-    return _stand_in(model, {key: value for key, value in spec.items() if key != "model"} if spec is not model else {})
+    options = {key: value for key, value in spec.items() if key != "model"} if spec is not model else {}
+    return _stand_in(model, options, stages.get(model))
 
 
-def _stand_in(model: str, options: Mapping[str, Any]) -> reward_models.CheckedModel:
-    """For a classifier, whose options are checked as if it were there."""
+def _without_unmeasured(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Without moments that are yet to be measured: they would be those of what stands in."""
+    return {key: value for key, value in spec.items() if key != "normalize" or isinstance(value, Mapping)}
+
+
+def _stand_in(model: str, options: Mapping[str, Any], trained: StageConfig | None) -> reward_models.CheckedModel:
+    """For a classifier, whose options are checked as if it were there.
+
+    Args:
+        model: its name.
+        options: what its spec says of it.
+        trained: the stage of this recipe that makes it, if one does.
+    """
     common = {key: options[key] for key in ("name", "probes", "normalize") if key in options}
     check_options(model, {key: value for key, value in options.items() if key not in common})
-    if not isinstance(common.get("normalize"), Mapping):
-        common.pop("normalize", None)  # Moments cannot be measured without the artifact.
-    return reward_models.load(_StandIn(), **common)
+    if isinstance(trained, RewardConfig):
+        sign = -1 if trained.labels and trained.labels.negative else 1
+        scores = score_range(options.get("transform") or trained.transform, options.get("sign") or sign)
+    else:  # nothing is known of it here, and no lowest score is missed in it
+        scores = [0.0, 1.0]
+    return reward_models.load(_StandIn(scores), **_without_unmeasured(common))

@@ -108,7 +108,7 @@ def _spread(model: CheckedModel, scores: Sequence[float]) -> Outcome:
 
 
 def polarity(model: CheckedModel, more: Sequence[Probe] = ()) -> Outcome:
-    """Whether better responses score higher in the probes of the model, and in `more`.
+    """Whether better responses score higher in most probes of the model, and in each of `more`.
 
     Also of the models that this one is made of: one upside down among right ones spoils them.
 
@@ -117,7 +117,7 @@ def polarity(model: CheckedModel, more: Sequence[Probe] = ()) -> Outcome:
     """
     right = asked = 0
     for one in _with_members(model):
-        probes = [*one.probes(), *(more if one is model else ())]
+        probes = one.probes()
         if not probes or one.needs_references:
             continue
         told = one.told_apart(probes)
@@ -127,9 +127,19 @@ def polarity(model: CheckedModel, more: Sequence[Probe] = ()) -> Outcome:
             return Outcome(
                 "polarity", "failed", f"the better response scores higher{whose} in {told} of {len(probes)} probes"
             )
+    if model.needs_references and (more or not asked):
+        return Outcome("polarity", "skipped", "the model compares with references, and probes have none")
+    for better, worse in more:  # of those that are asked for, each counts
+        right, asked = right + 1, asked + 1
+        if not model.told_apart([(better, worse)]):
+            return Outcome("polarity", "failed", f"{_short(worse)} scores no lower than {_short(better)}")
     if not asked:
-        return Outcome("polarity", "skipped", "the model declares no probes; give some with --probe BETTER WORSE")
+        return Outcome("polarity", "skipped", "the model declares no probes; give some with --probe 'BETTER|WORSE'")
     return Outcome("polarity", "passed", f"the better response scores higher in {right} of {asked} probes")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
 def _with_members(model: CheckedModel) -> list[CheckedModel]:

@@ -27,7 +27,7 @@ class Disagreement:
     response: str
     scores: tuple[float, float]
     percentiles: tuple[float, float]
-    """Share of the responses that score lower, by each model."""
+    """Rank among the responses, from 0 (lowest) to 1, by each model; those that score alike share one."""
 
 
 def compare(a: CheckedModel, b: CheckedModel, rows: data.Rows, *, most: int = 10) -> dict[str, Any]:

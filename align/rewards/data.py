@@ -6,8 +6,8 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -50,6 +50,9 @@ class Pairs:
     references: list[str] | None = None
 
 
+Found = TypeVar("Found", Rows, Pairs)
+
+
 def select(text: str) -> tuple[list[Row], str]:
     """The rows of a file, or of what a recipe would call a data set: `{path: x.csv, last_reply: {…}}`.
 
@@ -81,59 +84,75 @@ def texts(
 ) -> Rows:
     """Responses, their prompts and references, by templates such as `{text}`; without one by the columns' usual names.
 
-    Rows without a response, or without the reference that was asked for, are left out.
+    Rows without a response are left out, and so are those without a reference where its template is given.
     """
     response = response or _usual(rows, RESPONSES, place, "--response '{column}'")
-    prompt, reference = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
-    used = [column for template in (response, prompt, reference) for column in templates.columns(template)]
+    prompt, compared = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
+    used = [column for template in (response, prompt, compared) for column in templates.columns(template)]
     sources.require_columns(rows, used, place)
-    rendered = [
-        (number, row, templates.render(response, row), templates.render(reference, row))
-        for number, row in enumerate(rows, start=1)
-    ]
-    kept = [(n, row, text, truth) for n, row, text, truth in rendered if text is not None and truth is not None]
-    wanted = f"text for {response!r}{f' and {reference!r}' if reference else ''}"
+    rendered = [(number, row, templates.render(response, row)) for number, row in enumerate(rows, start=1)]
+    kept = [(number, row, text) for number, row, text in rendered if text is not None]
     if not kept:
-        raise UsageError(f"{place}: no row has {wanted}")
-    _say_left_out(place, len(rows), len(kept), wanted)
-    return Rows(
+        raise UsageError(f"{place}: no row has text for {response!r}")
+    _say_left_out(place, len(rows), len(kept), f"text for {response!r}")
+    found = Rows(
         place,
-        rows=[row for _, row, _, _ in kept],
-        numbers=[number for number, _, _, _ in kept],
-        prompts=[templates.render(prompt, row) or "" for _, row, _, _ in kept],
-        responses=[text for _, _, text, _ in kept],
-        references=[truth for _, _, _, truth in kept] if reference else None,
+        rows=[row for _, row, _ in kept],
+        numbers=[number for number, _, _ in kept],
+        prompts=[templates.render(prompt, row) or "" for _, row, _ in kept],
+        responses=[text for _, _, text in kept],
+        references=[templates.render(compared, row) or "" for _, row, _ in kept] if compared else None,
     )
+    for column in (found.prompts, found.responses, found.references or []):
+        sources.require_encodable(column, place)
+    return with_references(found) if reference else found
 
 
 def pairs(rows: Sequence[Row], place: str, prompt: str | None = None, reference: str | None = None) -> Pairs:
-    """The columns `chosen` and `rejected`; rows without both, or without the reference, are left out.
+    """The columns `chosen` and `rejected`; rows without both are left out, and so are those without a reference where
+    its template is given.
 
     Raises:
         UsageError: a pair whose two responses are equal.
     """
-    prompt, reference = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
-    sources.require_columns(rows, ["chosen", "rejected", *templates.columns(prompt + reference)], place)
+    prompt, compared = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
+    sources.require_columns(rows, ["chosen", "rejected", *templates.columns(prompt + compared)], place)
     kept, numbers, chosen, rejected, references = [], [], [], [], []
     for number, row in enumerate(rows, start=1):
         better, worse = templates.render("{chosen}", row), templates.render("{rejected}", row)
-        truth = templates.render(reference, row)
-        if better is None or worse is None or truth is None:
+        if better is None or worse is None:
             continue
         better, worse = better.strip(), worse.strip()  # as a model of preferences is trained, and as responses come
         if better == worse:
             raise UsageError(f"{place}: in row {number} chosen and rejected are equal: nothing is preferred; remove it")
         kept.append(row)
         numbers.append(number)
-        references.append(truth)
+        references.append(templates.render(compared, row) or "")
         chosen.append(better)
         rejected.append(worse)
-    wanted = f"both chosen and rejected{f', and text for {reference!r}' if reference else ''}"
     if not kept:
-        raise UsageError(f"{place}: no row has {wanted}")
-    _say_left_out(place, len(rows), len(kept), wanted)
+        raise UsageError(f"{place}: no row has both chosen and rejected")
+    _say_left_out(place, len(rows), len(kept), "both chosen and rejected")
     prompts = [templates.render(prompt, row) or "" for row in kept]
-    return Pairs(place, kept, numbers, prompts, chosen, rejected, references if reference else None)
+    for column in (prompts, chosen, rejected, references):
+        sources.require_encodable(column, place)
+    found = Pairs(place, kept, numbers, prompts, chosen, rejected, references if compared else None)
+    return with_references(found) if reference else found
+
+
+def with_references(data: Found) -> Found:
+    """Only the rows that have a reference, for a model that compares with it.
+
+    Raises:
+        UsageError: none has one.
+    """
+    if data.references is None:
+        return data
+    kept = [index for index, reference in enumerate(data.references) if reference.strip()]
+    if not kept:
+        raise UsageError(f"{data.place}: no row has a reference")
+    _say_left_out(data.place, len(data.rows), len(kept), "a reference")
+    return _only(data, kept)
 
 
 def are_pairs(rows: Sequence[Row]) -> bool:
@@ -142,22 +161,14 @@ def are_pairs(rows: Sequence[Row]) -> bool:
 
 
 def labels(data: Rows, column: str) -> tuple[Rows, list[str]]:
-    """The labels as a recipe would spell them, and the rows that have one."""
+    """The labels as a recipe would spell them, without space around them, and the rows that have one."""
     sources.require_columns(data.rows, [column], data.place)
     found = [templates.lookup(row, column) for row in data.rows]
-    kept = [index for index, value in enumerate(found) if not sources.is_empty(value)]
+    kept = [index for index, value in enumerate(found) if not sources.is_empty(value) and str(value).strip()]
     if not kept:
         raise UsageError(f"{data.place}: column {column!r} is empty in all {len(data.rows)} rows")
     _say_left_out(data.place, len(found), len(kept), f"{column!r}")
-    some = Rows(
-        data.place,
-        [data.rows[index] for index in kept],
-        [data.numbers[index] for index in kept],
-        [data.prompts[index] for index in kept],
-        [data.responses[index] for index in kept],
-        None if data.references is None else [data.references[index] for index in kept],
-    )
-    return some, [sources.spelled(found[index]) for index in kept]
+    return _only(data, kept), [sources.spelled(found[index]).strip() for index in kept]
 
 
 def good(
@@ -178,6 +189,9 @@ def good(
     elif scored.casefold() in {value.casefold() for value in known}:
         is_good = description.get("sign", 1) == 1
         result = [(value.casefold() == scored.casefold()) == is_good for value in values]
+        if len(known) > 2:
+            others = [value for value in known if value.casefold() != scored.casefold()]
+            logger.info("column %r: %s should score %s", column, _listed(others), "low" if is_good else "high")
     else:
         what = f"the model scores {scored!r}, and " if scored else ""
         raise UsageError(f"{what}column {column!r} holds {_listed(known)}: which should score high? Say --positive")
@@ -187,6 +201,13 @@ def good(
             f"{'high' if result[0] else 'low'}: there is nothing to tell apart"
         )
     return result
+
+
+def _only(data: Found, kept: Sequence[int]) -> Found:
+    """Some of the rows, by their places."""
+    columns: dict[str, Any] = {field.name: getattr(data, field.name) for field in fields(data)}
+    some = {name: [column[index] for index in kept] for name, column in columns.items() if isinstance(column, list)}
+    return type(data)(**{**columns, **some})
 
 
 def _say_left_out(place: str, rows: int, kept: int, wanted: str) -> None:

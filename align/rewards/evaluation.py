@@ -112,7 +112,7 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
     ]
     slices = {
         column: {value: {"pair_accuracy": mean_interval([right[row] for row in rows])} for value, rows in group.items()}
-        for column, group in {"length": _grouped(longer), **groups}.items()
+        for column, group in {"which is longer": _grouped(longer), **groups}.items()
     }
     return {
         "model": model.describe(),
@@ -144,7 +144,7 @@ def probabilities(description: Mapping[str, Any], scores: Sequence[float]) -> li
     sign = description.get("sign", 1)
     numbers = np.asarray(scores, dtype=np.float64)
     for moments in (description.get("normalize"), description.get("moments")):  # the recipe's, over the model's own
-        if moments:
+        if isinstance(moments, Mapping) and moments.keys() == {"mean", "std"}:
             numbers = numbers * moments["std"] + moments["mean"]
     numbers = sign * numbers
     match description.get("transform"):

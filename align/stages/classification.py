@@ -232,6 +232,11 @@ def _divided(config: RewardConfig, multi: bool) -> tuple[list[Example], list[Exa
         if len(tuning) > MOST_TUNING:
             random.Random(config.seed).shuffle(tuning)  # they come label by label
             training, tuning = [*training, *tuning[MOST_TUNING:]], tuning[:MOST_TUNING]
+        if not tuning:
+            raise UsageError(
+                "early_stopping and calibration need rows of their own, and no label has two to spare one of: add "
+                "rows, or leave both out"
+            )
     return training, tuning, held_out
 
 
@@ -251,7 +256,7 @@ def _check_labels(labels: Sequence[str], training: Sequence[Example], held_out: 
     if problem := examples.ambiguity(labels):
         raise UsageError(f"data: {problem}")
     if scored not in labels:
-        raise UsageError(f"labels.positive is {scored!r}, but the data has only the labels: {', '.join(labels)}")
+        raise UsageError(f"labels names {scored!r}, but the data has only the labels: {', '.join(labels)}")
     if len(labels) < 2 or len({scored in _names(row) for row in training}) < 2:
         raise UsageError(f"all rows, or none of them, bear the label {scored!r}: a classifier needs rows of both kinds")
     if strange := sorted({name for row in held_out for name in _names(row)} - set(labels)):

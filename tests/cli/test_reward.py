@@ -220,6 +220,9 @@ def test_what_is_upside_down_is_not_served(place: Path, run_align: Align) -> Non
     result = run_align("reward", "serve", "{model: 'cli_rewards:length', probes: [[a, a longer one]]}", "--port", "0")
     assert result.exit_code == 1
     assert "is not served: the better response scores higher in 0 of 1 probes" in result.stderr
+    result = run_align("reward", "serve", "{model: 'cli_rewards:broken', probes: [[a, b]]}", "--port", "0")
+    assert result.exit_code == 1
+    assert "is not served: reward model cli_rewards:broken: score 0 of 2 is None" in result.stderr
 
 
 def test_help_needs_nothing_heavy() -> None:

@@ -21,6 +21,10 @@ def test_each_area_looks_at_its_own_rows() -> None:
     assert found["dog"].subgroup is None  # no bad text mentions it
 
 
+def test_a_term_of_a_script_without_spaces_is_found_within_the_text() -> None:
+    assert term_bias(["一个女人来了", "他来了"], [True, False], [1.0, 0.0], ["女人"])["女人"].rows == 1
+
+
 def test_too_few_rows_say_nothing() -> None:
     rows = LEAST_ROWS - 1
     texts, good = ["cat"] * 2 * rows, [True, False] * rows

@@ -281,6 +281,22 @@ def test_a_scorer_that_answers_nonsense_is_found_out_by_a_greeting(
     assert quickstart.digests == before
 
 
+def test_what_only_the_artifact_can_tell_is_not_held_against_a_spec(try_out: Any, quickstart: Any) -> None:
+    rows = quickstart.directory / "moments.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": "p", "response": text}) + "\n" for text in ("a", "b c")))
+    nested = {"model": {"model": "toxicity", "label": "nontoxic"}, "normalize": str(rows)}
+    assert try_out(nested, command="check").exit_code == 0
+
+
+def test_a_gate_whose_first_has_no_lowest_score_is_refused_before_it_is_trained(try_out: Any) -> None:
+    gate = {"combine": "gate", "of": ["toxicity", {"model": "rules", "repetition": {}}], "threshold": 0.5}
+    result = try_out(gate, command="check")
+    assert result.exit_code == 2
+    assert "gate needs `otherwise`" in result.stderr
+    bounded = {**gate, "of": [{"model": "toxicity", "transform": "probability"}, gate["of"][1]]}
+    assert try_out(bounded, command="check").exit_code == 0
+
+
 def test_references_that_a_reward_compares_with_must_be_named(try_out: Any) -> None:
     result = try_out("overlap", "stages.ppo.prompts.0.reference=null", command="check")
     assert result.exit_code == 2

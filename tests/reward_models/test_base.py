@@ -118,6 +118,8 @@ def test_prompts_and_references_must_match_the_responses():
 def test_what_is_no_model_is_refused():
     with pytest.raises(RewardError, match="is no reward model"):
         checked(3)
+    with pytest.raises(RewardError, match=r"is a class: give one that is made, .*Upside\(\)"):
+        checked(type("Upside", (), {"score": by_length}))
 
 
 class Counting:

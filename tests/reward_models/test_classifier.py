@@ -214,6 +214,15 @@ def test_unnamed_labels_can_be_named(make_classifier, prompts, texts):
     assert by_label == by_index
 
 
+def test_a_label_called_by_a_number_is_renamed_by_its_name(make_classifier, prompts, texts):
+    directory = make_classifier("roberta", ["1", "2", "3"])
+    words = {1: "awful", 2: "fair", "3": "great"}
+    assert scores(directory, prompts, texts, names=words, label="great") == scores(directory, prompts, texts, label="3")
+    swapped = make_classifier("roberta", ["1", "0"])
+    good = scores(swapped, prompts, texts, names={"0": "bad", "1": "good"}, label="good")
+    assert good == scores(swapped, prompts, texts, label="1")
+
+
 def test_a_language_model_is_no_classifier(tmp_path, make_classifier):
     from transformers import LlamaConfig, LlamaForCausalLM
 

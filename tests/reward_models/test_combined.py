@@ -56,6 +56,16 @@ def test_members_of_different_scale_are_normalised_by_frozen_moments():
     assert model.name == "length"
 
 
+def test_moments_around_moments_are_told_as_one():
+    given = {"model": {**LENGTH, "normalize": {"mean": 0.5, "std": 0.1}}, "normalize": {"mean": 2, "std": 4}}
+    model = reward_models.load(given)
+    moments = model.describe()["normalize"]
+    assert moments == pytest.approx({"mean": 0.7, "std": 0.4})
+    plain = reward_models.load(LENGTH).score([""] * len(TEXTS), TEXTS)
+    scores = model.score([""] * len(TEXTS), TEXTS)
+    assert [score * moments["std"] + moments["mean"] for score in scores] == pytest.approx(plain)
+
+
 def test_moments_are_measured_once_and_stay(tmp_path):
     rows = [{"prompt": "", "response": text} for text in TEXTS]
     path = tmp_path / "samples.jsonl"

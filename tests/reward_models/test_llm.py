@@ -76,6 +76,18 @@ def test_what_is_no_number_within_the_scale_is_refused(serve, answer, message):
     assert len(requests) == 1
 
 
+def test_a_number_that_was_cut_off_is_refused(serve):
+    def cut(handler, asked, number):
+        answer = said("1")  # of 10
+        answer["choices"][0]["finish_reason"] = "length"
+        handler.answer(answer)
+
+    address, _ = serve(cut)
+    judge = reward_models.load("llm", address=address, llm="m", rubric=RUBRIC, settings={"max_tokens": 1})
+    with pytest.raises(RewardError, match=r"was cut off in its answer.*raise max_tokens"):
+        judge.score(["p"], ["r"])
+
+
 def test_a_key_that_the_server_repeats_is_not_in_the_message(serve, monkeypatch, caplog):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     bad = [
@@ -115,6 +127,9 @@ def raw(handler, line):
         ({"key": "NO_SUCH_VARIABLE_HERE"}, "NO_SUCH_VARIABLE_HERE, which `key` names, is not set"),
         ({"scale": 5}, "scale must be the lowest and the highest number, as in [1, 10], not 5"),
         ({"settings": 5}, "settings must be a mapping, as in {seed: 1}, not 5"),
+        ({"settings": {"model": "another"}}, "settings may not hold model"),
+        ({"with_reference": "no"}, "with_reference must be true or false, not 'no'"),
+        ({"address": 5}, "address looks like http://127.0.0.1:8000, not 5"),
         ({"scale": [5, 1]}, "scale must be the lowest and the highest number"),
         ({"rubric": " "}, "the rubric is empty"),
         ({"parallel": 0}, "parallel must be a whole number above 0"),

@@ -131,6 +131,9 @@ def test_nobody_listening():
         ("http://127.0.0.1:port", "Port could not be cast"),
         ("http:///score", "looks like http://127.0.0.1:8000"),
         ("http://[::1", "Invalid IPv6 URL"),
+        ("http://a..b:1", "its host is not known"),
+        ("http://127.0.0.1/ü", "write what is not ASCII as %C3%BC"),
+        ("HTTP://192.0.2.1:80", "is not on this machine"),
         ("http://127.0.0.1:8000/?to=elsewhere", "looks like http://127.0.0.1:8000"),
     ],
 )

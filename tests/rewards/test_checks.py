@@ -25,8 +25,15 @@ def test_a_classifier_passes_and_without_probes_polarity_is_skipped(tiny_classif
 
 def test_probes_of_the_model_and_of_the_caller_are_both_asked() -> None:
     assert set(found("rewards_for_tests:Polite").values()) == {"passed"}
-    outcomes = checks.run(reward_models.load("rewards_for_tests:Polite"), [("Thanks!", "No!"), ("No!", "Thanks!")])
-    assert outcomes[-1].message == "the better response scores higher in 3 of 4 probes"
+    polite = reward_models.load("rewards_for_tests:Polite")
+    assert checks.polarity(polite, [("Thanks!", "No!")]).message == "the better response scores higher in 3 of 3 probes"
+    outcome = checks.polarity(polite, [("Thanks!", "No!"), ("No!", "Thanks!")])  # of the caller's, each counts
+    assert (outcome.state, outcome.message) == ("failed", "'Thanks!' scores no lower than 'No!'")
+
+
+def test_probes_cannot_be_asked_of_what_compares_with_references() -> None:
+    outcome = checks.polarity(reward_models.load("overlap"), [("good", "bad")])
+    assert (outcome.state, outcome.message) == ("skipped", "the model compares with references, and probes have none")
 
 
 @pytest.mark.parametrize(

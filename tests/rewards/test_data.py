@@ -54,8 +54,37 @@ def test_what_is_no_data_is_said(text: str, message: str) -> None:
 def test_references_reach_the_model() -> None:
     rows = [{"response": "a", "reference": "b"}, {"response": "c", "reference": None}]
     found = data.texts(rows, "x")
-    assert (found.responses, found.references) == (["a"], ["b"])
+    assert (found.responses, found.references) == (["a", "c"], ["b", ""])  # an unrelated column may be called so
+    assert data.texts(rows, "x", reference="{reference}").responses == ["a"]
     assert data.texts(rows, "x", reference="= {response}").references == ["= a", "= c"]
+
+
+def test_only_rows_with_a_reference_are_compared(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "align")
+    rows = [{"response": "a", "reference": "b"}, {"response": "c", "reference": ""}, {"response": "d"}]
+    found = data.with_references(data.texts(rows, "x"))
+    assert (found.responses, found.references, found.numbers) == (["a"], ["b"], [1])
+    assert caplog.messages == ["x: 2 of 3 rows left out, without a reference"]
+    pairs = [{"chosen": "a", "rejected": "b"}, {"chosen": "c", "rejected": "d", "reference": "e"}]
+    assert data.with_references(data.pairs(pairs, "x")).chosen == ["c"]
+    with pytest.raises(UsageError, match="x: no row has a reference"):
+        data.with_references(data.texts(rows[1:], "x"))
+
+
+def test_half_a_character_is_refused_with_its_place() -> None:
+    with pytest.raises(UsageError, match="x: a text holds half a character"):
+        data.texts([{"response": "a \ud800 b"}], "x")
+    with pytest.raises(UsageError, match="x: a text holds half a character"):
+        data.pairs([{"chosen": "a", "rejected": "\udfff"}], "x")
+
+
+def test_labels_are_read_without_space_around_them(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "align")
+    rows = [{"text": text, "label": label} for text, label in zip("abcd", ("nice ", "nice", " ", "rude"), strict=True)]
+    found, values = data.labels(data.texts(rows, "x"), "label")
+    assert (found.responses, values) == (["a", "b", "d"], ["nice", "nice", "rude"])
+    assert data.good([*values, "nan"], "label", {"label": "nice"}) == [True, True, False, False]
+    assert "column 'label': 'nan', 'rude' should score low" in caplog.messages
 
 
 def test_an_unknown_text_column_is_asked_for() -> None:

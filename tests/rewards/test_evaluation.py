@@ -166,7 +166,7 @@ def test_pairs_by_hand() -> None:
     assert result["metrics"]["pair_accuracy"]["value"] == (0 + 1 + 1 + 0.5) / 4
     assert result["metrics"]["margin"]["value"] == (-8 + 8 + 1 + 0) / 4
     assert result["ties"] == 1
-    accuracy = {value: one["pair_accuracy"]["value"] for value, one in result["slices"]["length"].items()}
+    accuracy = {value: one["pair_accuracy"]["value"] for value, one in result["slices"]["which is longer"].items()}
     assert accuracy == {"chosen is longer": 1.0, "chosen is not longer": 0.5}
     assert result["slices"]["kind"]["x"]["pair_accuracy"]["value"] == 0.5
 

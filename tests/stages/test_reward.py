@@ -246,6 +246,14 @@ def test_a_label_of_one_row_is_trained_on_however_many_rows_there_are(
         assert (len(task.tuning), task.labels) == (3, ["even", "odd", "rare"])
 
 
+def test_too_few_rows_to_tune_with_are_said_before_training(tmp_path: Path, configured: Any) -> None:
+    rows = [{"text": f"t{n}", "label": ("odd", "even")[n % 2]} for n in range(4)]
+    (tmp_path / "few.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    data = {"dataset": {"path": str(tmp_path / "few.jsonl")}, "text": "{text}", "label": {"column": "label"}}
+    with pytest.raises(UsageError, match="early_stopping and calibration need rows of their own"):
+        classification.Classification(configured(data=[data], labels={"positive": "odd"}, calibration="temperature"))
+
+
 def test_attention_that_transformers_lacks_is_named_by_its_key(
     tiny_models: dict[str, Path], tmp_path: Path, configured: Any
 ) -> None:
