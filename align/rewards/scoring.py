@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from align.errors import AlignError, UsageError
 from align.progress import Advance
 from reward_models import CheckedModel, RewardError
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -63,6 +66,7 @@ def score(model: CheckedModel, rows: Sequence[Row], advance: Advance = lambda n=
     Raises:
         AlignError: the model broke its contract.
     """
+    warn_of_missing_prompts(model, [row.get("prompt", "") for row in rows])
     for start in range(0, len(rows), AT_ONCE):
         some = rows[start : start + AT_ONCE]
         references = [row["reference"] for row in some] if "reference" in some[0] else None
@@ -73,6 +77,14 @@ def score(model: CheckedModel, rows: Sequence[Row], advance: Advance = lambda n=
             components = {"components": {name: values[index] for name, values in parts.items()}} if parts else {}
             yield {**row, "score": number, **components}
         advance(len(some))
+
+
+def warn_of_missing_prompts(model: CheckedModel, prompts: Sequence[str]) -> None:
+    """A model that reads prompts scores responses without them too, and says something else."""
+    if model.describe().get("input") in ("prompt_and_response", "chat") and not any(prompts):
+        logger.warning(
+            "%s reads the prompt as well, and no row has one: is its column `prompt`?", model.name
+        )
 
 
 def scored(
@@ -94,6 +106,7 @@ def in_pieces(
     advance: Callable[[int], None],
 ) -> list[float]:
     """As `scored`, a piece at a time, so that progress can be shown."""
+    warn_of_missing_prompts(model, prompts)
     scores: list[float] = []
     for start in range(0, len(responses), AT_ONCE):
         piece = slice(start, start + AT_ONCE)

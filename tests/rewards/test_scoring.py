@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import reward_models
@@ -18,6 +20,16 @@ def test_json_rows_keep_their_keys_and_plain_lines_are_responses() -> None:
     ]
     assert scoring.read(["ab \r\n", "{c\n"], "x") == [{"response": "ab "}, {"response": "{c"}]
     assert scoring.read(['{"response": 1}'], "x", plain=True) == [{"response": '{"response": 1}'}]
+
+
+def test_prompts_that_are_missing_are_said(tiny_classifier: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = reward_models.load(tiny_classifier, input="prompt_and_response")
+    list(scoring.score(model, [{"response": "w5", "promt": "w6"}]))
+    assert "reads the prompt as well, and no row has one" in caplog.text
+    caplog.clear()
+    list(scoring.score(model, [{"response": "w5", "prompt": "w6"}]))
+    list(scoring.score(reward_models.load(tiny_classifier), [{"response": "w5"}]))
+    assert caplog.text == ""
 
 
 def test_components_stand_beside_the_score() -> None:
