@@ -51,6 +51,8 @@ def terminable() -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, _end)
     try:
         yield
+    except _Terminated as error:
+        raise Interrupted(signal.SIGTERM, "interrupted by SIGTERM. Run the same command again to go on.") from error
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -97,5 +99,9 @@ def _say(message: bytes) -> None:
         os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + message)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM within somebody's code, such as a reward model's, that catches every `Exception`."""
+
+
 def _end(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number, f"interrupted by {signal.Signals(number).name}. Run the same command again to go on.")
+    raise _Terminated

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import reward_models
 from align import interrupt
 from align.errors import Interrupted
 
@@ -64,6 +65,15 @@ def test_sigterm_outside_a_stage_ends_in_order() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     assert raised.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_within_a_reward_model_is_no_failure_of_the_model() -> None:
+    def score(prompts: list[str], responses: list[str]) -> list[float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return [1.0 for _ in responses]
+
+    with pytest.raises(Interrupted, match="interrupted by SIGTERM"), interrupt.terminable():
+        reward_models.load(score).score(["p"], ["r"])
 
 
 def test_other_threads_are_left_alone() -> None:

@@ -82,9 +82,7 @@ def score(model: CheckedModel, rows: Sequence[Row], advance: Advance = lambda n=
 def warn_of_missing_prompts(model: CheckedModel, prompts: Sequence[str]) -> None:
     """A model that reads prompts scores responses without them too, and says something else."""
     if model.describe().get("input") in ("prompt_and_response", "chat") and not any(prompts):
-        logger.warning(
-            "%s reads the prompt as well, and no row has one: is its column `prompt`?", model.name
-        )
+        logger.warning("%s reads the prompt as well, and no row has one: is its column `prompt`?", model.name)
 
 
 def scored(
