@@ -215,7 +215,8 @@ def _taking_references(score: Scorer) -> Scorer:
     try:
         signature = inspect.signature(score)
         named = signature.parameters.get("references")
-        if named and named.kind is not named.POSITIONAL_ONLY:
+        any_name = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+        if named.kind is not named.POSITIONAL_ONLY if named else any_name:
             return lambda prompts, responses, references: score(prompts, responses, references=references)
         signature.bind([], [], None)
     except TypeError:

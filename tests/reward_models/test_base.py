@@ -57,6 +57,9 @@ def test_references_reach_the_parameter_of_their_name():
     def keyword_only(prompts, responses, *, references=None):
         return [float(reference == "s") for reference in references or "-"]
 
+    def whatever(prompts, responses, **more):
+        return keyword_only(prompts, responses, **more)
+
     def further_on(prompts, responses, scale=2.0, references=None):
         return [scale * (reference == "s") for reference in references or "-"]
 
@@ -66,7 +69,13 @@ def test_references_reach_the_parameter_of_their_name():
     def by_place(prompts, responses, references=None, /):
         return third(prompts, responses, references)
 
-    for scorer, expected in ((keyword_only, 1.0), (further_on, 2.0), (third, 1.0), (by_place, 1.0)):
+    for scorer, expected in (
+        (keyword_only, 1.0),
+        (whatever, 1.0),
+        (further_on, 2.0),
+        (third, 1.0),
+        (by_place, 1.0),
+    ):
         assert checked(scorer).score(["p"], ["r"], ["s"]) == [expected]
     assert checked(keyword_only).score(["p"], ["r"]) == [0.0]
 
