@@ -531,6 +531,20 @@ def test_paths_from_the_environment_stay_as_written(
     assert config["data"][0]["dataset"]["path"] == "${env:ALIGN_DATA}/rows.jsonl"
 
 
+def test_what_is_no_path_is_itself_wherever_it_comes_from(
+    here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another value of the variable is another stage, and says nothing of a stage that has the same value by itself."""
+    words = RECIPE.replace('completion: "', 'completion: "${env:ALIGN_TEST_WORDS}')
+    assert words != RECIPE
+    (here / "tiny.yaml").write_text(words)
+    monkeypatch.setenv("ALIGN_TEST_WORDS", "so: ")
+    align.run("tiny.yaml", ["sft"])
+    assert actions(align.plan("tiny.yaml", ["sft"]))["sft"] == "cached"
+    monkeypatch.setenv("ALIGN_TEST_WORDS", "thus: ")
+    assert actions(align.plan("tiny.yaml", ["sft"]))["sft"] == "run"
+
+
 def test_the_registry_is_where_it_was_said_to_be(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load("tiny.yaml", ["registry=from-recipe"])
     assert pipeline.open_registry().root == here / "registry"

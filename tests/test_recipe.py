@@ -146,6 +146,7 @@ def test_everything_wrong_is_said_at_once_with_its_line(problems: Problems) -> N
         ("  ppo:", "  PPO:", "stages.PPO: a stage's name is its artifact's: small letters"),
         ("[sft, ppo]", "sft", "stages.evaluation.models: should be a list"),
         ("[sft, ppo]", "[]", "stages.evaluation.models: is empty"),
+        ("{positive: nontoxic}\n", "{positive: nontoxic}\n    probes: [[a]]\n", "stages.toxicity.probes.0: is missing"),
         (
             "dataset: rows, text",
             "dataset: rosw, text",

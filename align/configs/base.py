@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,6 +21,17 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _bound_or_none(steps: int) -> int:
+    if steps < 1 and steps != -1:
+        raise ValueError(f"{steps} updates train nothing: set 1 or more, or -1 for no bound")
+    return steps
+
+
+StepLimit = Annotated[int, AfterValidator(_bound_or_none)]
 
 
 class Config(BaseModel):
@@ -75,7 +87,7 @@ class DatasetConfig(Config):
     """`train`, `dev`/`validation` or `test`, of a Hub data set or a generator."""
     size: PositiveInt | None = None
     """Rows that a generator writes for this split (default: the generator's own)."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the generator, and of the division into parts."""
     last_reply: LastReply | None = None
     unique_by: str | None = None
@@ -206,7 +218,7 @@ class TrainConfig(Config):
 
     learning_rate: PositiveFloat = 5e-5
     num_train_epochs: PositiveFloat = 3.0
-    max_steps: int = -1
+    max_steps: StepLimit = -1
     per_device_train_batch_size: PositiveInt = 8
     per_device_eval_batch_size: PositiveInt = 32
     gradient_accumulation_steps: PositiveInt = 1
@@ -214,12 +226,12 @@ class TrainConfig(Config):
     warmup_steps: NonNegativeFloat = 0
     """Below 1: a share of all steps."""
     weight_decay: NonNegativeFloat = 0.0
-    adam_beta1: Fraction = 0.9
-    adam_beta2: Fraction = 0.999
+    adam_beta1: FractionBelowOne = 0.9
+    adam_beta2: FractionBelowOne = 0.999
     adam_epsilon: PositiveFloat = 1e-8
     max_grad_norm: NonNegativeFloat = 1.0
     optim: str = "adamw_torch"
-    label_smoothing_factor: Fraction = 0.0
+    label_smoothing_factor: FractionBelowOne = 0.0
     bf16: bool = False
     torch_compile: bool = False
     gradient_checkpointing: bool = False
@@ -238,7 +250,7 @@ class LoraSettings(Config):
 
     r: PositiveInt = 16
     alpha: PositiveInt = 32
-    dropout: Fraction = 0.0
+    dropout: FractionBelowOne = 0.0
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
 
 
@@ -256,7 +268,7 @@ class StageConfig(Config):
     """What every kind of stage may be told."""
 
     kind: str
-    seed: int = 0
+    seed: Seed = 0
     """Of everything random in the stage (default: the recipe's)."""
     after: list[str] = []
     """Stages that must be done before this one starts, although it takes nothing from them."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -21,23 +20,20 @@ from pydantic import (
 from align.configs.base import (
     Config,
     Fraction,
+    FractionBelowOne,
     InstructionData,
     LoraSettings,
     Method,
     PromptData,
     Reference,
     RewardSpec,
+    Seed,
     StageConfig,
+    StepLimit,
 )
 
 Rhythm = PositiveInt | Annotated[float, Field(gt=0, lt=1)]
 """Every so many updates; below 1 a share of all."""
-
-
-def _bound_or_none(steps: int) -> int:
-    if steps < 1 and steps != -1:
-        raise ValueError(f"{steps} updates train nothing: set 1 or more, or -1 for no bound")
-    return steps
 
 
 class HealthConfig(Config):
@@ -65,7 +61,7 @@ class PPOConfig(Config):
     total_episodes: PositiveInt | None = None
     """Responses sampled in the whole training (default: `num_train_epochs` passes over the prompts)."""
     num_train_epochs: PositiveFloat = 1.0
-    max_steps: Annotated[int, AfterValidator(_bound_or_none)] = -1
+    max_steps: StepLimit = -1
     """Updates at most; -1 sets no bound."""
     batch_size: PositiveInt = 64
     """Responses per update, over all processes."""
@@ -82,8 +78,8 @@ class PPOConfig(Config):
     warmup_steps: NonNegativeFloat = 0
     """Updates; below 1 a share of all."""
     weight_decay: NonNegativeFloat = 0.0
-    adam_beta1: Fraction = 0.9
-    adam_beta2: Fraction = 0.999
+    adam_beta1: FractionBelowOne = 0.9
+    adam_beta2: FractionBelowOne = 0.999
     adam_epsilon: PositiveFloat = 1e-8
     max_grad_norm: NonNegativeFloat = 1.0
     """0: gradients are not clipped."""
@@ -150,7 +146,7 @@ class PPOConfig(Config):
     """Evaluations in a row without a better policy after which training ends."""
     num_eval_samples: NonNegativeInt = 8
     """Rows of the sample table."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     health: HealthConfig = HealthConfig()
 
     @field_validator("kl_estimator")

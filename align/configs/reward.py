@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from align.configs.base import (
     Config,
     Fraction,
+    FractionBelowOne,
     GenerationSettings,
     LabelledData,
     LoraSettings,
@@ -78,10 +79,10 @@ class RewardConfig(StageConfig):
     max_length: PositiveInt = 256
     attn_implementation: str | None = None
     """While training, as transformers has it: `eager`, `sdpa` (default: what it chooses)."""
-    dropout: Fraction = 0.0
-    token_dropout: Fraction = 0.0
+    dropout: FractionBelowOne = 0.0
+    token_dropout: FractionBelowOne = 0.0
     """Share of the tokens of training texts that the model is shown as the mask or unknown token, anew each epoch."""
-    average_weights: Fraction = 0.0
+    average_weights: FractionBelowOne = 0.0
     """Publish a moving average of the weights, of which a step keeps this share: 0.998 (0: the last weights)."""
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
     """Of the loss: as many as labels, or `balanced`, so that all labels weigh the same in sum."""

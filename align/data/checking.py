@@ -38,6 +38,7 @@ def check(config: StageConfig) -> list[str]:
     """The problems of a stage's data, each with its place in the configuration; empty where there are none."""
     problems: list[str] = []
     labels: dict[str, Counter[str]] = {}
+    rows: Counter[str] = Counter()
     for field, index, data in _selections(config):
         if sources.waits_for_an_artifact(data.dataset):
             continue
@@ -46,10 +47,14 @@ def check(config: StageConfig) -> list[str]:
         except UsageError as error:
             problems.append(f"{field}.{index}: {error}")
             continue
+        rows[field] += len(found)
         if isinstance(data, LabelledData):
             labels.setdefault(field, Counter()).update(name for example in found for name in _label_names(example))
     if isinstance(config, RewardConfig) and labels.get("data") and config.labels is not None and not problems:
         problems += _label_problems(config.labels, labels)
+        problems += _weight_problems(config, labels["data"])
+    if isinstance(config, RewardConfig) and config.normalize and rows["normalize.prompts"] == 1:
+        problems.append("normalize.prompts: one prompt, and moments need two or more")
     return problems
 
 
@@ -96,6 +101,14 @@ def _label_problems(wanted: RewardLabels, counts: dict[str, Counter[str]]) -> li
         if unknown := labels.keys() - training.keys():
             problems.append(f"{field}: labels that `data` lacks: {', '.join(sorted(unknown))}")
     return problems
+
+
+def _weight_problems(config: RewardConfig, training: Counter[str]) -> list[str]:
+    known = config.data[0].labels or training
+    weights = config.class_weights
+    if isinstance(weights, str) or weights.keys() == set(known):
+        return []
+    return [f"class_weights: of {', '.join(weights)}, but the labels are {', '.join(sorted(known))}"]
 
 
 def _counted(labels: Counter[str]) -> str:

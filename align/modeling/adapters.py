@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from align.configs.base import LoraSettings
+from align.errors import UsageError
 from align.modeling.export import edit_json, empty_directory, save_model, save_tokenizer
 
 
@@ -25,9 +26,22 @@ def attach(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         lora_dropout=settings.dropout,
         target_modules=settings.target_modules,
     )
+    return adapted(model, lora)
+
+
+def adapted(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
+    """The model with adapters where the configuration wants them.
+
+    Raises:
+        UsageError: it has no such modules.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks for an attribute that transformers renames.
-        return get_peft_model(model, lora)
+        try:
+            return get_peft_model(model, lora)
+        except ValueError as error:
+            wanted = lora.target_modules if isinstance(lora.target_modules, str) else sorted(lora.target_modules or ())
+            raise UsageError(f"lora.target_modules: {wanted}: {error}") from error
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType
 from tokenizers import processors
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from align.configs.base import LoraSettings
+from align.modeling import adapters
 from align.modeling.trunk import pad
 
 
@@ -76,9 +76,7 @@ def attach(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         exclude_modules=rf"(.*\.)?({'|'.join(heads)})(\..*)?",
         modules_to_save=heads,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks for an attribute that transformers renames.
-        return get_peft_model(model, lora)
+    return adapters.adapted(model, lora)
 
 
 @torch.inference_mode()

@@ -102,7 +102,8 @@ def _normalization_digest(place: str, path: str) -> str:
 def portable(config: StageConfig, as_written: Mapping[str, str]) -> dict[str, Any]:
     """The resolved configuration as a manifest keeps it: without a path of this machine.
 
-    What came from an environment variable stands as the recipe wrote it; any other absolute path is its last part.
+    A path that came from an environment variable stands as the recipe wrote it; any other absolute one is its last
+    part. What is no path stands with its value, wherever it came from: another value is another stage.
     """
 
     def reduced(value: Any, key: str = "") -> Any:
@@ -112,11 +113,11 @@ def portable(config: StageConfig, as_written: Mapping[str, str]) -> dict[str, An
             return [reduced(item, key) for item in value]
         if not isinstance(value, str):
             return value
-        if value in as_written:
-            return as_written[value]
         scheme, directory = ("path:", value[5:]) if value.startswith("path:") else ("", value)
-        is_path = scheme or key in ("path", "model", "normalize")
-        return scheme + Path(directory).name if is_path and directory.startswith(("/", "~")) else value
+        is_absolute = directory.startswith(("/", "~"))
+        if scheme or key in ("path", "normalize") or (key == "model" and is_absolute):
+            return as_written.get(value, scheme + Path(directory).name if is_absolute else value)
+        return value
 
     result: dict[str, Any] = reduced(config.model_dump(mode="json"))
     return result

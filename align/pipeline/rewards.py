@@ -89,7 +89,7 @@ def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData |
                 yield from ((f"{field}.{index}", data) for index, data in enumerate(getattr(config, field)))
         case EvaluateConfig():
             for index, data in enumerate(config.data):
-                if "reward" in (config.metrics if data.metrics is None else data.metrics):
+                if data.metrics is None or "reward" in data.metrics:
                     yield f"data.{index}", data
 
 
@@ -129,8 +129,10 @@ def _stand_in(model: str, options: Mapping[str, Any], trained: StageConfig | Non
     common = {key: options[key] for key in ("name", "probes", "normalize") if key in options}
     check_options(model, {key: value for key, value in options.items() if key not in common})
     if isinstance(trained, RewardConfig):
-        sign = -1 if trained.labels and trained.labels.negative else 1
-        scores = score_range(options.get("transform") or trained.transform, options.get("sign") or sign)
+        bad = (trained.labels and trained.labels.negative) or ""
+        is_bad = bad and str(options.get("label") or bad).casefold() == bad.casefold()
+        sign = options.get("sign") or (-1 if is_bad else 1)
+        scores = score_range(options.get("transform") or trained.transform, sign)
     else:  # nothing is known of it here, and no lowest score is missed in it
         scores = [0.0, 1.0]
     return reward_models.load(_StandIn(scores), **_without_unmeasured(common))

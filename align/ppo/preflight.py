@@ -132,7 +132,9 @@ def check_order(reward: CheckedModel, rollout: Rollout) -> None:
     some = slice(min(ROWS, len(rollout.prompts)) - 1, None, -1)
     again = ranks.first(lambda: scored(reward, rollout.prompts[some], rollout.responses[some]), RewardError)
     before = rollout.scores[: len(again)].tolist()[::-1]
-    if any(abs(one - other) > ORDER_TOLERANCE * spread for one, other in zip(again, before, strict=True)):
+    largest = max(map(abs, [*before, 1.0]))  # the rollout keeps float32, and a spread may be of its rounding alone
+    tolerance = max(ORDER_TOLERANCE * spread, TOLERANCE * largest)
+    if any(abs(one - other) > tolerance for one, other in zip(again, before, strict=True)):
         _raise(
             [
                 f"reward-order: {reward.name} gives the same responses other scores when asked again in another order: "

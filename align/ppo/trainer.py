@@ -224,7 +224,8 @@ class PPOTrainer:
             if self.state.update == 0:
                 for scorer in (self.reward, *([] if self.judge is None else [self.judge])):
                     self._scored(partial(preflight.check_polarity, scorer))
-            if self.state.update in (0, self.updates) or self.state.update % eval_steps == 0:
+            ended = self.state.update == self.updates or self.state.stopped is not None
+            if ended or self.state.update % eval_steps == 0:
                 if not self._is_evaluated():
                     self._scored(self._choose)
             while self.state.update < self.updates and self.state.stopped is None:

@@ -237,6 +237,8 @@ def _without_union_tags(location: Sequence[str | int], values: Any) -> KeyPath:
     path: list[str | int] = []
     for index, key in enumerate(location):
         inside_list = isinstance(values, list) and isinstance(key, int)
+        if inside_list and not -len(values) <= int(key) < len(values):
+            break  # one that is missing at the end of a list
         if inside_list or (isinstance(values, dict) and key in values):
             path.append(key)
             values = values[key]

@@ -134,7 +134,12 @@ def load_judge(config: JudgeConfig | None, inputs: Inputs) -> tuple[Judge | None
         return (lambda prompts, responses: [float(is_rude(text)) for text in responses]), {"rule": config.rule}
     options = {"label": config.label, "transform": "probability", "sign": 1, "input": "response"}
     model = _scorer(config.model, inputs, **options)
-    return model.score, model.describe()
+    moments = model.describe().get("moments") or {"mean": 0.0, "std": 1.0}  # toxicity is a probability
+
+    def judged(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        return [score * moments["std"] + moments["mean"] for score in model.score(prompts, responses)]
+
+    return judged, model.describe()
 
 
 def load_reward(spec: RewardSpec | None, inputs: Inputs) -> reward_models.CheckedModel | None:

@@ -52,6 +52,29 @@ def test_all_problems_of_a_stage_are_told_at_once(tmp_path):
         assert words in problem
 
 
+def test_weights_are_of_the_labels_that_there_are():
+    assert checking.check(reward(class_weights={"toxic": 2, "nontoxic": 1})) == []
+    (problem,) = checking.check(reward(class_weights={"toxic": 2, "ugly": 1}))
+    assert problem == "class_weights: of toxic, ugly, but the labels are nontoxic, toxic"
+
+
+def test_moments_need_more_than_one_prompt():
+    prompts = {"dataset": {"generator": "dialogues", "size": 3}, "prompt": "{dialogue}", "limit": 1}
+    (problem,) = checking.check(reward(normalize={"policy": "sft", "prompts": [prompts]}))
+    assert problem == "normalize.prompts: one prompt, and moments need two or more"
+    assert checking.check(reward(normalize={"policy": "sft", "prompts": [{**prompts, "limit": 2}]})) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"dropout": 1}, {"token_dropout": 1}, {"average_weights": 1}, {"seed": -1}, {"seed": 2**32},
+     {"train": {"max_steps": 0}}, {"train": {"adam_beta2": 1}}],
+)  # fmt: skip
+def test_settings_that_train_nothing_are_refused(settings):
+    with pytest.raises(ValueError, match="1 validation error"):
+        reward(**settings)
+
+
 def test_a_reward_label_that_the_data_lacks():
     (problem,) = checking.check(reward(positive="nothate"))
     assert problem == (

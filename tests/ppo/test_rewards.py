@@ -81,6 +81,12 @@ def test_a_constant_reward_stops_with_its_name_and_a_checkpoint(
     train(reward, settings={**settings, "health": {"min_score_std": None}})
 
 
+@pytest.mark.parametrize("most", [-0.1, 1000.1])
+def test_scores_that_float32_rounds_are_the_same_in_another_order(train: Callable[..., Recorder], most: float) -> None:
+    fine = reward_models.checked(lambda p, responses: [most + 1e-6 * ("w4" in text) for text in responses])
+    train(fine, settings={"eval_steps": 100, "health": {"min_score_std": None}})
+
+
 def test_a_reward_that_is_seldom_given_is_not_taken_for_a_constant_one(train: Callable[..., Recorder]) -> None:
     calls = iter(range(100))
     seldom = reward_models.checked(lambda p, responses: [float(next(calls) == 3), *[0.0] * (len(responses) - 1)])

@@ -305,6 +305,9 @@ def test_references_that_a_reward_compares_with_must_be_named(try_out: Any) -> N
     assert try_out("toxicity", *measured, command="check").exit_code == 0
     result = try_out("toxicity", *measured, "stages.evaluation.data.0.reference=null", command="check")
     assert "stages.evaluation.data.0: reward overlap compares with references" in result.stderr
+    measured = (*measured[:1], "stages.evaluation.metrics=[length]")  # what rows say, or else all there is
+    result = try_out("toxicity", *measured, "stages.evaluation.data.0.reference=null", command="check")
+    assert "stages.evaluation.data.0: reward overlap compares with references" in result.stderr
     judged = ("stages.ppo.judge=overlap", "stages.ppo.prompts.0.reference=null")  # It never sees the training prompts.
     assert try_out("toxicity", *judged, command="check").exit_code == 0
     result = try_out("toxicity", *judged, "stages.ppo.evaluation_prompts.0.reference=null", command="check")

@@ -214,6 +214,16 @@ def test_unnamed_labels_can_be_named(make_classifier, prompts, texts):
     assert by_label == by_index
 
 
+def test_a_declared_sign_is_that_of_its_label(make_classifier, prompts, texts, tmp_path):
+    directory = tmp_path / "declared"
+    shutil.copytree(make_classifier("roberta", ["toxic", "nontoxic"]), directory)
+    (directory / "reward_model.json").write_text('{"label": "toxic", "sign": -1}')
+    declared = scores(directory, prompts, texts)
+    assert scores(directory, prompts, texts, label="Toxic") == declared
+    assert scores(directory, prompts, texts, label="nontoxic") == pytest.approx(declared)  # log-odds of two labels
+    assert scores(directory, prompts, texts, label="nontoxic", sign=-1) == pytest.approx([-one for one in declared])
+
+
 def test_a_label_called_by_a_number_is_renamed_by_its_name(make_classifier, prompts, texts):
     directory = make_classifier("roberta", ["1", "2", "3"])
     words = {1: "awful", 2: "fair", "3": "great"}

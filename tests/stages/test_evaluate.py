@@ -223,3 +223,10 @@ def test_a_classifier_as_judge(models, data, tmp_path):
     assert 0 < written["models"]["sft"]["toxicity"]["value"] < 1
     judge = written["judge"]
     assert (judge["name"], judge["label"], judge["transform"], judge["sign"]) == ("judge", "toxic", "probability", 1)
+
+    # A reward's moments are of a policy's rewards; toxicity stays a probability.
+    declared = '{"label": "toxic", "transform": "probability", "moments": {"mean": 0.4, "std": 0.1}}'
+    (tmp_path / "judge/reward_model.json").write_text(declared)
+    _, again = _run(config, {**models, "judge": tmp_path / "judge"}, tmp_path / "again")
+    assert again["judge"]["moments"] == {"mean": 0.4, "std": 0.1}
+    assert again["models"] == written["models"]

@@ -254,6 +254,14 @@ def test_too_few_rows_to_tune_with_are_said_before_training(tmp_path: Path, conf
         classification.Classification(configured(data=[data], labels={"positive": "odd"}, calibration="temperature"))
 
 
+def test_adapters_for_modules_that_there_are_not_are_named_by_their_key(
+    tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    config = configured(method="lora", lora={"target_modules": ["nope"]})
+    with pytest.raises(UsageError, match=r"^lora\.target_modules: .*nope"):
+        reward.run(config, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+
+
 def test_attention_that_transformers_lacks_is_named_by_its_key(
     tiny_models: dict[str, Path], tmp_path: Path, configured: Any
 ) -> None:
