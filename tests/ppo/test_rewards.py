@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 import reward_models
 from align.errors import AlignError, UsageError
@@ -79,6 +81,29 @@ def test_a_constant_reward_stops_with_its_name_and_a_checkpoint(
     assert kept["variety"]["responses"] >= 64
     assert kept["update"] == int(checkpoint.name.removeprefix("checkpoint-")) < 160 // batch_size
     train(reward, settings={**settings, "health": {"min_score_std": None}})
+
+
+def test_what_a_failed_reward_kept_from_evaluation_is_evaluated_by_the_same_command(
+    train: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    class Enough(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = True
+
+    calls = itertools.count()
+
+    def down_at_the_end(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        if next(calls) >= 3:  # the first evaluation, the update, and its check of the order are over
+            raise OSError("down")
+        return [float(len(response)) for response in responses]
+
+    more = {"settings": {"eval_steps": 100}, "callbacks": [Enough], "checkpoint_dir": tmp_path}
+    with pytest.raises(AlignError, match=r"after update 1: .*down"):
+        train(reward_models.checked(down_at_the_end, "length"), **more)
+    kept = json.loads((tmp_path / "checkpoint-1" / "state.json").read_text())
+    assert (kept["stopped"], [one["update"] for one in kept["evaluations"]]) == ("a callback asked for it", [0])
+    recorder = train(reward_models.checked(lambda p, r: [float(len(text)) for text in r], "length"), **more)
+    assert any("eval/objective/scores" in figures for figures in recorder.figures)
 
 
 @pytest.mark.parametrize("most", [-0.1, 1000.1])
