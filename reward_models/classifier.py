@@ -118,7 +118,8 @@ class Classifier:
         }
         declared = _declaration(source, name, revision)
         moments = _moments(name, declared.pop("moments", None))
-        if label is not None and sign is None and label.casefold() != str(declared.get("label")).casefold():
+        wanted, declared_label = (str(one or "").casefold() for one in (label, declared.get("label")))
+        if sign is None and wanted and declared_label and wanted != declared_label:
             given["sign"] = 1  # the one declared is the other label's
         options = {**declared, **{key: value for key, value in given.items() if value is not None}}
         check_options(name, {key: options[key] for key in given if key in options} | {"batch_tokens": batch_tokens})

@@ -222,6 +222,8 @@ def test_a_declared_sign_is_that_of_its_label(make_classifier, prompts, texts, t
     assert scores(directory, prompts, texts, label="Toxic") == declared
     assert scores(directory, prompts, texts, label="nontoxic") == pytest.approx(declared)  # log-odds of two labels
     assert scores(directory, prompts, texts, label="nontoxic", sign=-1) == pytest.approx([-one for one in declared])
+    (directory / "reward_model.json").write_text('{"sign": -1}')  # of whichever label is asked for
+    assert scores(directory, prompts, texts, label="toxic") == declared
 
 
 def test_a_label_called_by_a_number_is_renamed_by_its_name(make_classifier, prompts, texts):
