@@ -215,8 +215,9 @@ def _taking_references(score: Scorer) -> Scorer:
     try:
         signature = inspect.signature(score)
         named = signature.parameters.get("references")
-        any_name = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
-        if named.kind is not named.POSITIONAL_ONLY if named else any_name:
+        by_name = named is not None and named.kind is not named.POSITIONAL_ONLY
+        any_name = named is None and any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+        if by_name or any_name:
             return lambda prompts, responses, references: score(prompts, responses, references=references)
         signature.bind([], [], None)
     except TypeError:

@@ -162,14 +162,11 @@ def evaluate(
         if given := [option for option, value in only_labels.items() if value is not None]:
             raise UsageError(f"{place} holds pairs (chosen, rejected), of which {given[0]} says nothing: remove it")
         pairs = data.pairs(selected, place, prompt, reference)
-        loaded = _load(model, registry)
-        pairs = data.with_references(pairs) if loaded.needs_references else pairs
-        result = evaluation.preferred(loaded, pairs, by=by or ())
+        result = evaluation.preferred(_load(model, registry), pairs, by=by or ())
     else:
         texts = data.texts(selected, place, response, prompt, reference)
         words = _terms(terms)
         loaded = _load(model, registry)
-        texts = data.with_references(texts) if loaded.needs_references else texts
         result = evaluation.labelled(
             loaded, texts, label or "label", positive=positive or (), threshold=threshold, by=by or (), terms=words
         )
@@ -202,9 +199,7 @@ def compare(
     from align.rewards import comparison, data
 
     texts = data.texts(*data.select(rows), response, prompt, reference)
-    models = _load(first, registry), _load(second, registry)
-    texts = data.with_references(texts) if any(one.needs_references for one in models) else texts
-    result = comparison.compare(*models, texts, most=most)
+    result = comparison.compare(_load(first, registry), _load(second, registry), texts, most=most)
     if as_json:
         print_json(result)
         return

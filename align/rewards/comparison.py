@@ -37,6 +37,7 @@ def compare(a: CheckedModel, b: CheckedModel, rows: data.Rows, *, most: int = 10
         UsageError: fewer than ten rows, or one model scores all of them alike.
         AlignError: a model broke its contract.
     """
+    rows = data.with_references(rows) if a.needs_references or b.needs_references else rows
     with track("score", total=2 * len(rows.rows)) as advance:
         both = [
             scoring.in_pieces(model, rows.prompts, rows.responses, rows.references, advance=advance) for model in (a, b)

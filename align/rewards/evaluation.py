@@ -59,7 +59,7 @@ def labelled(
         UsageError: a column or label does not exist, or there is one class only.
         AlignError: the model broke its contract.
     """
-    rows, values = data.labels(rows, column)
+    rows, values = data.labels(data.with_references(rows) if model.needs_references else rows, column)
     description = model.describe()
     good = data.good(values, column, description, positive)
     groups = {name: _groups(rows, name) for name in by}
@@ -99,6 +99,7 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
         UsageError: a column does not exist.
         AlignError: the model broke its contract.
     """
+    pairs = data.with_references(pairs) if model.needs_references else pairs
     groups = {name: _groups(pairs, name) for name in by}
     prompts, responses = [*pairs.prompts, *pairs.prompts], [*pairs.chosen, *pairs.rejected]
     references = None if pairs.references is None else [*pairs.references, *pairs.references]

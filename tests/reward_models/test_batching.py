@@ -41,9 +41,14 @@ def test_no_division_into_groups_costs_less(lengths: list[int], budget: int) -> 
 
 
 def test_little_is_padding_where_lengths_are_mixed() -> None:
-    """Cut wherever the budget is full, the same texts are padded by a third."""
     generator = random.Random(0)
     lengths = [round(80 ** generator.random()) for _ in range(192)]
+    cut_where_full: list[list[int]] = [[]]
+    for length in sorted(lengths):
+        if (len(cut_where_full[-1]) + 1) * length > 1_024:
+            cut_where_full.append([])
+        cut_where_full[-1].append(length)
+    assert sum(len(batch) * max(batch) for batch in cut_where_full) > 1.3 * sum(lengths)
     held = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches(lengths, 1_024))
     assert held < 1.15 * sum(lengths)
 
