@@ -188,7 +188,7 @@ class Endpoint:
                 f"reward model {self.address} is not on this machine but at {elsewhere[0]}: every prompt and response "
                 "would leave it. Say allow_remote: true if that is meant"
             )
-        if not self._secure:  # what was checked is what is connected to; a certificate needs the name
+        if not self._secure and self._host != "localhost":  # what was checked is what is connected to
             self._host = min(found)
 
 

@@ -33,6 +33,16 @@ def score_range(transform: Transform, sign: int) -> list[float | None]:
     return [low, high] if sign == 1 else [None if high is None else -high, None if low is None else -low]
 
 
+def renamed(labels: Mapping[int, str], names: Mapping[Any, Any]) -> dict[int, str]:
+    """Labels by their index, where a spec or a declaration renames them by index or by name.
+
+    An index stands for the label there, unless it is some label's own name, as the "1" to "5" of ratings are.
+    """
+    said = {str(key): str(value) for key, value in names.items()}
+    by_index = {index: found if str(index) in labels.values() else str(index) for index, found in labels.items()}
+    return {index: said.get(found, said.get(by_index[index], found)) for index, found in labels.items()}
+
+
 def check(name: str, options: Mapping[str, Any]) -> None:
     """Compare with what there is.
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from reward_models.base import RewardError
-from reward_models.options import Transform, score_range
+from reward_models.options import Transform, renamed, score_range
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,7 @@ def _chosen_label(
     unknown = [key for key in names if str(key) not in {*map(str, labels), *labels.values()}]
     if unknown:
         raise RewardError(f"reward model {name}: `names` renames {unknown[0]!r}, but its labels are {_listed(labels)}")
-    renamed = {str(key): str(value) for key, value in names.items()}
-    # An index stands for the label there, unless it is some label's own name, as the "1" to "5" of ratings are.
-    by_index = {index: found if str(index) in labels.values() else str(index) for index, found in labels.items()}
-    labels = {index: renamed.get(found, renamed.get(by_index[index], found)) for index, found in labels.items()}
+    labels = renamed(labels, names)
     if len(labels) > 1 and any(re.fullmatch(r"LABEL_\d+", found) for found in labels.values()):
         raise RewardError(
             f"reward model {name}: its labels have no names ({_listed(labels)}). Say what they mean, from the model's "

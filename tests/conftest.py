@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -170,18 +171,29 @@ class Answering(BaseHTTPRequestHandler):
 Behaviour = Callable[[Answering, dict[str, Any], int], None]
 
 
+def with_both_loopbacks(resolve: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """`getaddrinfo` of a machine that knows `localhost` by both of its addresses."""
+
+    def resolved(host: str, *how: Any, **more: Any) -> list[Any]:
+        hosts = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+        return [entry for one in hosts for entry in resolve(one, *how, **more)]
+
+    return resolved
+
+
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Behaviour], tuple[str, list[dict[str, Any]]]]]:
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[str, list[dict[str, Any]]]]]:
     """`serve(behave)` -> the address of a server on loopback, and the requests that it gets.
 
     `behave(handler, asked, number)` answers the JSON that was posted, the so-manieth one, by `handler.answer(...)`.
+    With `host="::1"`, IPv6's loopback alone answers, and `localhost` stands for both.
     """
     from reward_models import endpoint
 
     monkeypatch.setattr(endpoint, "_FIRST_PAUSE", 0.01)
     servers = []
 
-    def start(behave: Behaviour) -> tuple[str, list[dict[str, Any]]]:
+    def start(behave: Behaviour, host: str = "127.0.0.1") -> tuple[str, list[dict[str, Any]]]:
         requests: list[dict[str, Any]] = []
 
         class Handler(Answering):
@@ -190,11 +202,17 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Behaviour], tup
                 requests.append({"path": self.path, "headers": self.headers, **asked})
                 behave(self, asked, len(requests))
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        server = Server((host, 0), Handler)
         server.handle_error = lambda *_: None  # type: ignore[method-assign]
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}", requests
+        if host == "127.0.0.1":
+            return f"http://{host}:{server.server_address[1]}", requests
+        monkeypatch.setattr(socket, "getaddrinfo", with_both_loopbacks(socket.getaddrinfo))
+        return f"http://localhost:{server.server_address[1]}", requests
 
     yield start
     for server in servers:

@@ -146,6 +146,14 @@ def test_options_of_classifiers_are_checked_before_they_are_there(here: Path, re
             ["stages.ppo.reward={model: 'path:unnamed', label: LABEL_0}"],
             "ppo.reward: the labels of path:unnamed have no names (LABEL_0, LABEL_1)",
         ),
+        (
+            ["stages.ppo.reward={model: 'path:classifier', label: nothate, names: {nothate: fine}}"],
+            "stages.ppo.reward.label: path:classifier has no label 'nothate'",
+        ),
+        (
+            ["stages.ppo.reward={model: 'path:classifier', max_length: 601}"],
+            "stages.ppo.reward.max_length: 601 tokens are more than the 600 positions of the model",
+        ),
         (["stages.ppo.reward=path:model"], "stages.ppo.reward: is a LlamaForCausalLM, not a classifier"),
         (["stages.ppo.policy=path:classifier"], "stages.ppo.policy: is a classifier (labels nothate, hate), not a"),
         (["stages.base.model=./classifier"], "stages.sft.model: is a classifier"),
@@ -157,6 +165,13 @@ def test_options_of_classifiers_are_checked_before_they_are_there(here: Path, re
         (
             ["stages.toxicity.normalize={policy: 'path:classifier', prompts: [{dataset: rows, prompt: '{prompt}'}]}"],
             "toxicity.normalize.policy: is a classifier (labels nothate, hate), not a language model",
+        ),
+        (
+            [
+                "stages.toxicity.normalize={policy: 'path:small', prompts: [{dataset: rows, prompt: '{prompt}'}], "
+                "generation: {max_new_tokens: 40}}"
+            ],
+            "toxicity.normalize.generation.max_new_tokens: 41 tokens are more than the 40 positions of the model",
         ),
         (["stages.base.model=./too_many_tokens"], "sft.model: its tokenizer has 21 tokens, but the model embeds only"),
         (["stages.base.model=./eight_bits"], "sft.model: its weights are stored as I8, which cannot be trained"),

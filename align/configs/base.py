@@ -213,6 +213,38 @@ class PreferenceData(SelectionConfig):
     rejected: str
 
 
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+]
+"""Those of transformers that need no arguments of their own."""
+
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "adagrad",
+    "rmsprop",
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "lion_8bit",
+    "lion_32bit",
+    "paged_lion_8bit",
+    "paged_lion_32bit",
+    "ademamix",
+    "ademamix_8bit",
+]
+"""Those of torch and transformers, and those of bitsandbytes."""
+
+
 class TrainConfig(Config):
     """The `TrainingArguments` of transformers that a recipe may set, under their own names."""
 
@@ -222,7 +254,7 @@ class TrainConfig(Config):
     per_device_train_batch_size: PositiveInt = 8
     per_device_eval_batch_size: PositiveInt = 32
     gradient_accumulation_steps: PositiveInt = 1
-    lr_scheduler_type: str = "linear"
+    lr_scheduler_type: Schedule = "linear"
     warmup_steps: NonNegativeFloat = 0
     """Below 1: a share of all steps."""
     weight_decay: NonNegativeFloat = 0.0
@@ -230,7 +262,7 @@ class TrainConfig(Config):
     adam_beta2: FractionBelowOne = 0.999
     adam_epsilon: PositiveFloat = 1e-8
     max_grad_norm: NonNegativeFloat = 1.0
-    optim: str = "adamw_torch"
+    optim: Optimizer = "adamw_torch"
     label_smoothing_factor: FractionBelowOne = 0.0
     bf16: bool = False
     torch_compile: bool = False

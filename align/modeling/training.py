@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,8 +56,10 @@ def training_arguments(
     `kind` is the class that a trainer has for its arguments, and `more` what it wants besides or instead.
 
     Raises:
-        UsageError: a value that transformers does not know, like another schedule's name.
+        UsageError: a value that transformers refuses, or an optimizer of a package that is not installed.
     """
+    if re.search("8bit|32bit|bnb|lion|ademamix", train.optim) and find_spec("bitsandbytes") is None:
+        raise UsageError(f"train.optim: {train.optim} needs bitsandbytes: pip install 'align-rlhf[quantization]'")
     settings = {
         **train.model_dump(),
         "output_dir": str(workspace.checkpoints),

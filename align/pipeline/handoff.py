@@ -28,6 +28,7 @@ from align.errors import UsageError
 from align.recipe import Recipe, parse_reference
 from align.recipe.document import suggest
 from align.registry import Artifact, Registry, files
+from reward_models.options import renamed
 
 TRAINED_FROM = {"sft": "model", "reward": "model", "ppo": "policy"}
 """By kind of stage, the input that its adapter belongs to."""
@@ -81,17 +82,16 @@ def of_directory(directory: Path) -> Contract:
     """
     config, adapter = _json(directory / "config.json"), (directory / "adapter_config.json").is_file()
     architecture = next(iter(config.get("architectures") or []), None)
-    names = config.get("id2label") or {}
     declared = _json(directory / "reward_model.json").get("names")
-    if isinstance(declared, dict):
-        names = {key: declared.get(key, declared.get(name, name)) for key, name in names.items()}
+    labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
+    named = renamed(labels, declared if isinstance(declared, dict) else {})
     return Contract(
         architecture=architecture,
         dtype=_dtype(directory),
         context_length=_positions(config),
         vocabulary=config.get("vocab_size"),
         **_tokenizer(directory),
-        labels=tuple(names[key] for key in sorted(names, key=int)) if _is_classifier(architecture) else None,
+        labels=tuple(named[index] for index in sorted(named)) if _is_classifier(architecture) else None,
         adapter=adapter and not config,
     )
 
@@ -153,22 +153,27 @@ def disagreements(config: StageConfig, given: Mapping[str, Contract]) -> Iterato
         elif not place.endswith(".artifact"):  # of a data set: an evaluation, whose samples are rows
             yield from _not_a_classifier(place, model)
     match config:
-        case SftConfig() | RewardConfig():
+        case SftConfig():
             yield from _too_long("max_length", config.max_length, given.get("model"))
+        case RewardConfig():
+            yield from _too_long("max_length", config.max_length, given.get("model"))
+            if config.normalize:
+                longest = config.normalize.generation.max_new_tokens + 1
+                yield from _too_long("normalize.generation.max_new_tokens", longest, given.get("normalize.policy"))
         case PPOStageConfig():
             yield from _too_long("ppo.response_length", config.ppo.response_length + 1, given.get("policy"))
             if "max_prompt_length" in config.model_fields_set:
                 longest = config.max_prompt_length + config.ppo.response_length
                 yield from _too_long("max_prompt_length", longest, given.get("policy"), " with ppo.response_length")
-            yield from _labels_asked("reward", config.reward, given)
-            yield from _labels_asked("judge", config.judge, given)
+            yield from _not_readable_so("reward", config.reward, given)
+            yield from _not_readable_so("judge", config.judge, given)
             yield from _another_tokenizer("critic_from", "policy", given)
         case EvaluateConfig():
             for place in (place for place in given if place.startswith("models.")):
                 yield from _too_long("generation.max_new_tokens", config.generation.max_new_tokens + 1, given[place])
             if config.judge and config.judge.model:
-                yield from _labels_asked("judge", config.judge.model_dump(), given)
-            yield from _labels_asked("reward", config.reward, given)
+                yield from _not_readable_so("judge", config.judge.model_dump(), given)
+            yield from _not_readable_so("reward", config.reward, given)
 
 
 def problems(recipe: Recipe, registry: Registry, stage: str) -> list[str]:
@@ -275,27 +280,28 @@ def _not_a_classifier(place: str, model: Contract) -> Iterator[str]:
         yield f"{place}: is a {model.architecture}, not a classifier: it has no labels to score"
 
 
-def _labels_asked(place: str, spec: Any, given: Mapping[str, Contract]) -> Iterator[str]:
-    """A classifier without names for its labels, or without the label that is asked for, wherever in a reward's
-    description."""
+def _not_readable_so(place: str, spec: Any, given: Mapping[str, Contract]) -> Iterator[str]:
+    """What a classifier, wherever in a reward's description, cannot be asked for: a label that it lacks, a label of
+    several without names, more tokens than it has positions."""
     if not isinstance(spec, Mapping):
         spec, model = {"model": spec}, given.get(place)
     else:
         model = given.get(f"{place}.model")
     for index, inner in enumerate(spec.get("of") or ()):
-        yield from _labels_asked(f"{place}.of.{index}", inner, given)
-    labels, label = model.labels if model else None, spec.get("label")
-    if not labels or len(labels) == 1 or spec.get("names"):
+        yield from _not_readable_so(f"{place}.of.{index}", inner, given)
+    if type(longest := spec.get("max_length")) is int:
+        yield from _too_long(f"{place}.max_length", longest, model)
+    if not model or not model.labels or len(model.labels) == 1:
         return
+    names, label = spec.get("names"), spec.get("label")
+    named = renamed(dict(enumerate(model.labels)), names if isinstance(names, Mapping) else {})
+    labels = list(named.values())
     if all(re.fullmatch(r"LABEL_\d+", one) for one in labels):
         yield (
             f"{place}: the labels of {spec['model']} have no names ({', '.join(labels)}). Say what they mean, from the "
             "model's card: {model: ..., names: {LABEL_0: nontoxic, LABEL_1: toxic}, label: nontoxic}"
         )
-        return
-    if label is None:
-        return
-    if str(label).casefold() not in {one.casefold() for one in labels}:
+    elif label is not None and str(label).casefold() not in {one.casefold() for one in labels}:
         hint = suggest(str(label), labels)
         yield f"{place}.label: {spec['model']} has no label {label!r}{hint} (it has {', '.join(labels)})"
 

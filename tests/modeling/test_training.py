@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from transformers import TrainingArguments
+import torch
+from pydantic import ValidationError
+from transformers import TrainingArguments, get_scheduler
+from transformers.training_args import OptimizerNames
 
-from align.configs.base import TrainConfig
+from align.configs.base import Optimizer, Schedule, TrainConfig
 from align.errors import UsageError
+from align.modeling import training
 from align.modeling.training import LengthGroupedSampler, training_arguments
 from align.workspace import Workspace
 
@@ -21,11 +26,27 @@ def test_every_key_of_a_recipe_reaches_the_trainer(tmp_path: Path) -> None:
     assert arguments.output_dir == str(tmp_path / "checkpoints")
 
 
+@pytest.mark.parametrize("name", get_args(Schedule))
+def test_each_schedule_needs_nothing_but_its_steps(name: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    assert get_scheduler(name, optimizer, num_warmup_steps=2, num_training_steps=10)
+
+
+def test_each_optimizer_is_one_of_transformers() -> None:
+    assert set(get_args(Optimizer)) <= {one.value for one in OptimizerNames}
+
+
+def test_an_optimizer_of_a_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    assert training_arguments(TrainConfig(optim="adafactor"), Workspace(tmp_path), seed=0)
+    with pytest.raises(UsageError, match="lion_8bit needs bitsandbytes: pip install"):
+        training_arguments(TrainConfig(optim="lion_8bit"), Workspace(tmp_path), seed=0)
+
+
 @pytest.mark.parametrize(("key", "value"), [("lr_scheduler_type", "cosin"), ("optim", "adamx")])
-def test_a_value_that_transformers_does_not_know(tmp_path: Path, key: str, value: str) -> None:
-    train = TrainConfig.model_validate({key: value})
-    with pytest.raises(UsageError, match=f"train: {value} is not a valid .* please select one of"):
-        training_arguments(train, Workspace(tmp_path), seed=0)
+def test_another_is_refused_with_those_that_there_are(key: str, value: str) -> None:
+    with pytest.raises(ValidationError, match=f"{key}\n.*should be 'linear'|{key}\n.*should be 'adamw_torch'"):
+        TrainConfig.model_validate({key: value})
 
 
 @pytest.mark.parametrize("count", [1, 33, 1003])

@@ -26,6 +26,12 @@ def test_scores_in_order_over_several_requests(serve):
     assert model.describe()["kind"] == "remote"
 
 
+def test_localhost_is_whichever_loopback_answers(serve):
+    address, requests = serve(lambda handler, asked, _: handler.answer(scored(asked)), host="::1")
+    assert reward_models.load(address, retries=0).score(["p"], ["abc"]) == [3.0]
+    assert len(requests) == 1
+
+
 def test_a_busy_server_is_asked_again_with_the_same_id(serve):
     def busy(handler, asked, number):
         handler.answer(scored(asked) if number == 3 else b"busy", 200 if number == 3 else 503)
