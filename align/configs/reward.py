@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from align.configs.base import (
     Config,
@@ -82,6 +82,9 @@ class RewardConfig(StageConfig):
     dropout: FractionBelowOne = 0.0
     token_dropout: FractionBelowOne = 0.0
     """Share of the tokens of training texts that the model is shown as the mask or unknown token, anew each epoch."""
+    r_drop: NonNegativeFloat = 0.0
+    """Weight of the disagreement between two passes over each text, which `dropout` and `token_dropout` make differ
+    (R-Drop, Liang et al. 2021, alpha there). An update then takes twice the time."""
     average_weights: FractionBelowOne = 0.0
     """Publish a moving average of the weights, of which a step keeps this share: 0.998 (0: the last weights)."""
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
@@ -122,8 +125,11 @@ class RewardConfig(StageConfig):
 
     @model_validator(mode="after")
     def _training_is_of_one_kind(self) -> Self:
-        if self.pairs and self.token_dropout:
-            raise ValueError("token_dropout is for `data:`, not for `pairs:`: remove it")
+        for key in ("token_dropout", "r_drop"):
+            if self.pairs and getattr(self, key):
+                raise ValueError(f"{key} is for `data:`, not for `pairs:`: remove it")
+        if self.r_drop and not (self.dropout or self.token_dropout):
+            raise ValueError("r_drop compares two passes, which differ by dropout alone: set dropout or token_dropout")
         if self.early_stopping is not None and self.average_weights:
             raise ValueError("early_stopping looks at the weights themselves, not at average_weights: choose one")
         return self

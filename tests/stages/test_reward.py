@@ -383,7 +383,7 @@ def test_early_stopping_publishes_the_best_weights(tiny_models: dict[str, Path],
     assert again == metrics
 
 
-@pytest.mark.parametrize("kind", ["labels", "pairs", "lora", "averaged"])
+@pytest.mark.parametrize("kind", ["labels", "pairs", "lora", "averaged", "twice"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     kind: str,
     tiny_models: dict[str, Path],
@@ -395,8 +395,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     make = preferring if kind == "pairs" else noisy
     lora = {"method": "lora", "lora": {"r": 4, "dropout": 0.1}} if kind == "lora" else {}
     stopping: dict[str, Any] = {"early_stopping": {"eval_steps": 6}}
+    twice = {"token_dropout": 0.2, "r_drop": 1.0} if kind == "twice" else {}
     config = make(
-        **({"token_dropout": 0.2, "average_weights": 0.9} if kind == "averaged" else stopping),
+        **({"token_dropout": 0.2, "average_weights": 0.9} if kind == "averaged" else stopping | twice),
         calibration="temperature",
         dropout=0.1,
         train={"num_train_epochs": 2, "gradient_accumulation_steps": 2},
@@ -538,6 +539,22 @@ def test_hidden_tokens_are_others_in_each_epoch(tiny_models: dict[str, Path]) ->
     assert rows[0] != first
 
 
+def test_rows_that_are_shown_twice_hide_other_tokens_each_time(tiny_models: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(tiny_models["modernbert"])
+    given = [{"input_ids": list(range(20 + 3 * row, 60 + row)), "labels": row % 2} for row in range(3)]
+    once = classification.TokenDropout(given, tokenizer, 0.3, seed=3)
+    twice = classification.TokenDropout(given, tokenizer, 0.3, seed=3, twice=True)
+    assert twice[1] == {**once[1], "again": twice[1]["again"]}
+    assert twice[1]["again"] != once[1]["input_ids"]
+    batch = classification.Collator(0)([twice[row] for row in range(3)])
+    assert batch["labels"].tolist() == [0, 1, 0, 0, 1, 0]
+    for row in range(3):
+        length = len(given[row]["input_ids"])
+        assert batch["input_ids"][row, :length].tolist() == twice[row]["input_ids"]
+        assert batch["input_ids"][3 + row, :length].tolist() == twice[row]["again"]
+        assert batch["attention_mask"].sum(1)[[row, 3 + row]].tolist() == [length, length]
+
+
 @pytest.mark.parametrize("moments", [{"mean": 0.0, "std": 0.0}, {"mean": 1.0}, [0, 1], {"mean": "0", "std": 1}])
 def test_moments_that_make_no_sense(
     moments: Any, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
@@ -608,8 +625,40 @@ def test_balanced_weights_and_loss() -> None:
 
     outputs: Any = Outputs()
     outputs.logits = logits
-    loss = classification.WeightedLoss(torch.tensor([0.75, 1.5]), 0.0)
+    loss = classification.ClassificationLoss(torch.tensor([0.75, 1.5]), 0.0)
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     expected = (each * torch.tensor([0.75, 1.5, 0.75])).sum()
     torch.testing.assert_close(loss(outputs, labels), expected / 3)
     torch.testing.assert_close(loss(outputs, labels, 6), expected / 6)
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_the_disagreement_is_both_divergences(independent: bool) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(6, 3)
+    if independent:
+        first, second = (torch.distributions.Bernoulli(logits=half) for half in logits.chunk(2))
+    else:
+        first, second = (torch.distributions.Categorical(logits=half) for half in logits.chunk(2))
+    between = torch.distributions.kl_divergence
+    expected = (between(first, second) + between(second, first)).sum()
+    torch.testing.assert_close(classification.disagreement(logits, independent=independent), expected)
+
+
+def test_the_loss_of_two_passes_is_half_of_the_papers() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]], requires_grad=True), torch.tensor([0, 0])
+    outputs: Any = type("Outputs", (), {"logits": logits})
+    loss = classification.ClassificationLoss(torch.ones(2), 0.0, r_drop=3.0)
+    entropies = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    first, second = logits.log_softmax(-1)
+    both_ways = (first.exp() * (first - second) + second.exp() * (second - first)).sum()
+    torch.testing.assert_close(loss(outputs, labels), (entropies.sum() + 3.0 / 2 * both_ways) / 2)
+    with torch.no_grad():
+        torch.testing.assert_close(loss(outputs, labels), entropies.mean())
+
+
+def test_two_passes_need_something_that_makes_them_differ(configured: Any, preferring: Any) -> None:
+    with pytest.raises(ValueError, match="set dropout or token_dropout"):
+        configured(r_drop=1.0)
+    with pytest.raises(ValueError, match="r_drop is for `data:`, not for `pairs:`"):
+        preferring(r_drop=1.0, dropout=0.1)
