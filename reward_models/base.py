@@ -129,7 +129,9 @@ class CheckedModel:
 
     def members(self) -> list[CheckedModel]:
         """The models that this one is made of, where higher is better of each of them too."""
-        return list(getattr(self._model, "members", ()))
+        found = getattr(self._model, "members", ())
+        listed = found if isinstance(found, Sequence) else ()  # others may call something else so
+        return [one for one in listed if isinstance(one, CheckedModel)]
 
     def _scored(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None
@@ -211,7 +213,8 @@ def _validated(scores: Any, expected: int, whose: str) -> list[float]:
 
 
 def _taking_references(score: Scorer) -> Scorer:
-    """`score`, given references too: by their name, or as the third argument, or not at all."""
+    """`score`, given references too: by their name, as a third argument that it requires, or not at all. An optional
+    one of another name is an option of its own."""
     try:
         signature = inspect.signature(score)
         named = signature.parameters.get("references")
@@ -220,6 +223,9 @@ def _taking_references(score: Scorer) -> Scorer:
         if by_name or any_name:
             return lambda prompts, responses, references: score(prompts, responses, references=references)
         signature.bind([], [], None)
+        third = [*signature.parameters.values()][2:3]
+        if named is None and third and third[0].default is not third[0].empty:
+            return lambda prompts, responses, references: score(prompts, responses)
     except TypeError:
         return lambda prompts, responses, references: score(prompts, responses)
     except ValueError:  # written in C, without a signature

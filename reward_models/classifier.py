@@ -116,7 +116,7 @@ class Classifier:
             "max_length": max_length,
             "append_eos": append_eos,
         }
-        declared = _declaration(source, name, revision)
+        declared = declaration(source, name, revision)
         moments = _moments(name, declared.pop("moments", None))
         wanted, declared_label = (str(one or "").casefold() for one in (label, declared.get("label")))
         if sign is None and wanted and declared_label and wanted != declared_label:
@@ -191,9 +191,15 @@ class Classifier:
             return joined(prompt, response)
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         for turn in turns:  # what spells out a token of the template is made to read otherwise
-            for token in self._tokenizer.all_special_tokens:
+            for token in self._special_tokens():
                 turn["content"] = turn["content"].replace(token, f"{token[0]} {token[1:]}")
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False))
+
+    def _special_tokens(self) -> list[str]:
+        """What a template can be made of: those with a role (`eos_token`), and those that the vocabulary alone marks.
+        Longest first, so that none is broken up as part of another."""
+        marked = {token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special}
+        return sorted({*marked, *self._tokenizer.all_special_tokens} - {""}, key=lambda token: (-len(token), token))
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         # split_special_tokens: a text that spells out "</s>" is text, and cannot forge the token of that name. The
@@ -230,7 +236,12 @@ def joined(prompt: str, response: str) -> str:
     return prompt + response if not prompt or prompt[-1].isspace() else f"{prompt} {response}"
 
 
-def _declaration(source: str, name: str, revision: str | None) -> dict[str, Any]:
+def declaration(source: str, name: str, revision: str | None) -> dict[str, Any]:
+    """What `reward_model.json` says, without what it leaves open; nothing where there is no such file.
+
+    Raises:
+        RewardError: it cannot be read, or holds what it may not.
+    """
     try:
         path = cached_file(
             source,

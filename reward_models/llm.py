@@ -103,6 +103,7 @@ class LLM:
             "address": self._endpoint.address,
             "rubric": self._rubric,
             "settings": self._settings,
+            "with_reference": self.needs_references,
             "range": [self._low, self._high],
         }
 

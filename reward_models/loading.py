@@ -49,6 +49,10 @@ def load(spec: Spec, **options: Any) -> CheckedModel:
         RewardError: nothing can be loaded from `spec`; the message says why.
     """
     if isinstance(spec, Mapping):
+        if strange := [key for key in spec if not isinstance(key, str)]:
+            raise RewardError(
+                f"options of a reward model are named by text, and {strange[0]!r} is none: write it quoted"
+            )
         return _load_mapping({**options, **spec})
     if not isinstance(spec, str | Path):
         return _finished(options, lambda rest, name: checked(_made(str(spec), lambda: spec, rest)))
@@ -122,7 +126,7 @@ def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
 
         return load_entry_point(entry, **options)
     directory = Path(place.removeprefix("path:")).expanduser()
-    if directory.is_dir():
+    if _is_dir(directory):
         if not (directory / "config.json").is_file():
             raise RewardError(f"no reward model at {place!r}: that directory holds no config.json")
         return _trained(str(directory), options, name or directory.name)
@@ -137,18 +141,28 @@ def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
     )
 
 
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name longer than the file system has
+        return False
+
+
 def _shown(name: str) -> str:
     """A name for logs and reports, without the directories that only this machine has."""
     return Path(name.removeprefix("path:")).name if name.startswith("path:") else name
 
 
 def _trained(source: str, options: dict[str, Any], name: str) -> Any:
-    from reward_models.classifier import Classifier
+    from reward_models.classifier import Classifier, declaration
     from reward_models.preference import Preference, is_preference
 
-    # A lone logit that the spec gives a name tells that of a response, unless its prompt is asked for too.
-    of_response = options.get("names") and options.get("input", "response") == "response"
-    kind = Preference if not of_response and is_preference(source, options.get("revision")) else Classifier
+    revision = options.get("revision")
+    given = {key: value for key, value in options.items() if value is not None}
+    said = {**declaration(source, name, revision), **given}
+    # A lone logit that is given a name tells that of a response, unless its prompt is asked for too.
+    of_response = said.get("names") and said.get("input", "response") == "response"
+    kind = Preference if not of_response and is_preference(source, revision) else Classifier
     return _made(name, kind.load, {"source": source, "name": name, **options})
 
 

@@ -37,7 +37,7 @@ class Preference(Classifier):
 def is_preference(source: str, revision: str | None = None) -> bool:
     """Whether a directory or Hub repository holds a model of one logit that is not named for anything else."""
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         return config.num_labels == 1 and config.id2label[0] in (LABEL, "LABEL_0")
     except Exception:
         return False  # whoever loads it will say why

@@ -27,6 +27,7 @@ def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
                 source,
                 revision=revision,
                 dtype=torch.float32,
+                trust_remote_code=False,  # else it asks whether to run what lies there
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # which are looked at below
             )
@@ -37,7 +38,7 @@ def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
         raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {what}") from error
     try:
         with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         # Of no files transformers makes one, which knows a space at most.
         if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:
             raise ValueError("it knows no word")

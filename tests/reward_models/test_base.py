@@ -69,7 +69,11 @@ def test_references_reach_the_parameter_of_their_name():
     def by_place(prompts, responses, references=None, /):
         return third(prompts, responses, references)
 
+    def an_option_of_its_own(prompts, responses, strict=True):
+        return [1.0 if strict is True else 0.0]
+
     for scorer, expected in (
+        (an_option_of_its_own, 1.0),
         (keyword_only, 1.0),
         (whatever, 1.0),
         (further_on, 2.0),
@@ -273,3 +277,15 @@ def test_importing_or_making_a_model_cannot_leave_the_program(tmp_path, monkeypa
         reward_models.load("leaving:Leaving")
     with pytest.raises(RewardError, match="cannot import leaving_at_once: SystemExit: 0"):
         reward_models.load("leaving_at_once:Leaving")
+
+
+@pytest.mark.parametrize("members", [[len], "abc", lambda: [len], {"a": 1}])
+def test_what_a_model_of_ones_own_calls_members_is_its_own_business(members):
+    def scorer(prompts, responses):
+        return [1.0] * len(responses)
+
+    scorer.members = members
+    assert checked(scorer).members() == []
+    inner = checked(lambda prompts, responses: [0.0] * len(responses))
+    scorer.members = [inner, len]
+    assert checked(scorer).members() == [inner]

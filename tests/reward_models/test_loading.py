@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -165,3 +166,39 @@ def test_a_logit_that_the_spec_names_is_read_as_a_classifier(make_classifier):
     directory = make_classifier("llama", ["LABEL_0"])
     described = reward_models.load(directory, names={"LABEL_0": "toxicity"}, sign=-1).describe()
     assert [described[key] for key in ("kind", "input", "label", "sign")] == ["classifier", "response", "toxicity", -1]
+
+
+def test_a_name_means_the_same_in_the_spec_and_in_the_declaration(make_classifier, tmp_path):
+    directory = tmp_path / "declared"
+    shutil.copytree(make_classifier("llama", ["LABEL_0"]), directory)
+    said = reward_models.load(str(directory), names={"LABEL_0": "toxicity"})
+    (directory / "reward_model.json").write_text('{"names": {"LABEL_0": "toxicity"}}')
+    declared = reward_models.load(str(directory))
+    assert declared.describe()["kind"] == said.describe()["kind"] == "classifier"
+    assert declared.score(["Hello?"], ["Yes."]) == said.score(["Hello?"], ["Yes."])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"model": "rules", 5: {}}, "named by text, and 5 is none"),
+        ({"model": "rules", True: {}}, "named by text, and True is none"),
+        ("x" * 5000, "no reward model at"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_words(spec, message):
+    with pytest.raises(RewardError, match=message):
+        reward_models.load(spec)
+
+
+def test_code_beside_the_weights_is_not_run(make_classifier, tmp_path, monkeypatch):
+    directory = tmp_path / "custom"
+    shutil.copytree(make_classifier("llama", ["toxic", "nontoxic"]), directory)
+    config = json.loads((directory / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nOwnConfig = dict\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(RewardError, match="no sequence classifier can be loaded"):
+        reward_models.load(str(directory), label="toxic")
+    assert not (tmp_path / "ran").exists()
