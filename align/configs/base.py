@@ -189,6 +189,8 @@ class LabelledData(SelectionConfig):
     """Texts with labels, for classifiers. Rows whose label column is null are left out, and counted."""
 
     text: str
+    prompt: str | None = None
+    """What the text responds to: a template. Both are read then, in training and by whoever loads the model."""
     label: LabelConfig | None = None
     """One label of several that exclude each other."""
     labels: dict[str, str] = {}

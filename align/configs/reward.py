@@ -139,6 +139,8 @@ class RewardConfig(StageConfig):
         kinds = {tuple(sorted(one.labels)) for one in (*self.data, *self.evaluation_data)}
         if len(kinds) > 1:
             raise ValueError("all data must have the same `labels:`, or all `label:`")
+        if len({one.prompt is None for one in (*self.data, *self.evaluation_data)}) > 1:
+            raise ValueError("all data must have a `prompt:`, or none of it")
         return self
 
     @model_validator(mode="after")

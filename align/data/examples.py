@@ -38,18 +38,20 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text and its label's name."""
+    """A text and its label's name, and the prompt that the text responds to, where that is to be read too."""
 
     text: str
     label: str
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
 class MultiLabelled:
-    """A text and the names of all labels that hold of it, sorted."""
+    """A text and the names of all labels that hold of it, sorted; and its prompt, where that is to be read too."""
 
     text: str
     labels: tuple[str, ...]
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,14 @@ def labelled(data: Sequence[LabelledData]) -> list[Labelled]:
     for one in data:
         if one.label is None:
             raise ValueError("data with `labels:` is read by multi_labelled")
-        rows = list(_rendered(one, [one.text], labels=[one.label.column]))
+        rows = list(_rendered(one, _text_and_prompt(one), labels=[one.label.column]))
         place = sources.place(one.dataset)
         labels = _labels([templates.lookup(row, one.label.column) for row, _ in rows], one.label, place)
-        found = [Labelled(text, label) for (_, (text,)), label in zip(rows, labels, strict=True) if label is not None]
+        found = [
+            Labelled(text, label, *prompt)
+            for (_, (text, *prompt)), label in zip(rows, labels, strict=True)
+            if label is not None
+        ]
         if not found:
             raise UsageError(f"{place}: column {one.label.column!r} holds no label in any of {len(rows)} rows")
         if len(found) < len(rows):
@@ -147,16 +153,16 @@ def multi_labelled(data: Sequence[LabelledData]) -> list[MultiLabelled]:
     examples: list[MultiLabelled] = []
     for one in data:
         place = sources.place(one.dataset)
-        rows = list(_rendered(one, [one.text], labels=list(one.labels.values())))
+        rows = list(_rendered(one, _text_and_prompt(one), labels=list(one.labels.values())))
         found: list[MultiLabelled] = []
-        for row, (text,) in rows:
+        for row, (text, *prompt) in rows:
             try:
                 numbers = {name: sources.number(templates.lookup(row, column)) for name, column in one.labels.items()}
             except ValueError as error:
                 raise UsageError(f"{place}: labels need numbers, but: {error}") from error
             held = [name for name, number in numbers.items() if number is not None and number > one.threshold]
             if None not in numbers.values():
-                found.append(MultiLabelled(text, tuple(sorted(held))))
+                found.append(MultiLabelled(text, tuple(sorted(held)), *prompt))
         if not found:
             raise UsageError(f"{place}: none of {len(rows)} rows has a number for each of {', '.join(one.labels)}")
         if len(found) < len(rows):
@@ -209,6 +215,10 @@ def _rendered(
         raise UsageError(f"{place}: in none of {len(rows)} rows is there text for {' and '.join(map(repr, wanted))}")
     if left < len(rows):
         logger.info("%s: %d of %d rows left out: no text in %s", place, len(rows) - left, len(rows), ", ".join(used))
+
+
+def _text_and_prompt(data: LabelledData) -> list[str]:
+    return [data.text] if data.prompt is None else [data.text, data.prompt]
 
 
 def _labels(values: Sequence[object], label: LabelConfig, place: str) -> list[str | None]:

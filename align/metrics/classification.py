@@ -25,6 +25,22 @@ def macro_f1(labels: Sequence[str], predictions: Sequence[str]) -> float:
     return float(f1_score(list(labels), list(predictions), average="macro", zero_division=0))
 
 
+def multi_label_macro_f1(truth: Sequence[Sequence[bool]], predicted: Sequence[Sequence[bool]]) -> float:
+    """Mean of the F1 of each label that may hold beside others; of rows x labels. A label that holds of no row has no
+    F1 and is left out.
+
+    Raises:
+        ValueError: no label holds of any row.
+    """
+    from sklearn.metrics import f1_score
+
+    held = [label for label in range(len(truth[0])) if any(row[label] for row in truth)]
+    if not held:
+        raise ValueError("no label holds of any row")
+    real, guess = ([[row[label] for label in held] for row in rows] for rows in (truth, predicted))
+    return float(f1_score(np.array(real), np.array(guess), average="macro", zero_division=0))
+
+
 def roc_auc(positive: Sequence[bool], scores: Sequence[float]) -> float:
     """Chance that a positive row scores above a negative one; a tie counts half.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from align.modeling import classifiers
 from align.modeling.training import GroupedByLength, TellEpoch
 from align.modeling.trunk import pad
 from align.workspace import Interval
+from reward_models.classifier import joined
 
 HELD_OUT = 0.1
 """Of each label's rows, where there is no evaluation data; and again for early stopping or calibration."""
@@ -30,6 +31,7 @@ MOST_TUNING = 1000
 """Rows: enough for a temperature or a comparison of losses, and the others train."""
 
 Example = Labelled | MultiLabelled
+Row = TypeVar("Row")
 
 
 class Classification:
@@ -45,6 +47,7 @@ class Classification:
         self.config = config
         self.scored = config.labels.scored
         self.multi = bool(config.data[0].labels)
+        self.with_prompt = config.data[0].prompt is not None
         self.training, self.tuning, self.held_out = _divided(config, self.multi)
         held = [name for row in self.training for name in _names(row)]
         self.labels = sorted(config.data[0].labels) if self.multi else sorted(set(held))
@@ -90,8 +93,8 @@ class Classification:
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float | Interval]:
         """Accuracy, macro-F1, AUC of the scored label and calibration error on held-out rows.
 
-        With labels that may hold together, a row is right where all its labels are, F1 is the mean over labels, and
-        every label of every row is a decision whose probability is to be true.
+        With labels that may hold together, a row is right where all its labels are, F1 is the mean over labels of that
+        of each label's yes, and every label of every row is a decision whose probability is to be true.
         """
         logits = self._logits(model, tokenizer, self.held_out).double()
         scored, seed = self.labels.index(self.scored), self.config.seed
@@ -102,11 +105,7 @@ class Classification:
             right = predicted == truth
             row_right = right.all(-1)
             sure = torch.where(predicted, probabilities, 1 - probabilities)
-            f1 = [
-                classification.macro_f1(*(["yes" if one else "no" for one in column] for column in (real, guess)))
-                for real, guess in zip(truth.T.tolist(), predicted.T.tolist(), strict=True)
-            ]
-            macro_f1 = sum(f1) / len(f1)
+            macro_f1 = classification.multi_label_macro_f1(truth.tolist(), predicted.tolist())
         else:
             probabilities = logits.softmax(-1)
             sure, guesses = probabilities.max(-1)
@@ -129,10 +128,11 @@ class Classification:
     def declaration(self) -> dict[str, Any]:
         """What `reward_models` needs to know to read the published model."""
         sign = {} if self.config.labels is None or self.config.labels.positive else {"sign": -1}
-        return {"label": self.scored, "transform": self.config.transform, **sign, "input": "response"}
+        read = "prompt_and_response" if self.with_prompt else "response"
+        return {"label": self.scored, "transform": self.config.transform, **sign, "input": read}
 
     def _rows(self, rows: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-        ids = classifiers.token_ids(tokenizer, [row.text for row in rows], self.config.max_length)
+        ids = self._token_ids(tokenizer, rows)
         return [{"input_ids": each, **target} for each, target in zip(ids, self._targets(rows), strict=True)]
 
     def _targets(self, rows: Sequence[Example]) -> list[dict[str, Any]]:
@@ -142,8 +142,13 @@ class Classification:
         return [{"labels": self.labels.index(_names(row)[0])} for row in rows]
 
     def _logits(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> Tensor:
-        ids = classifiers.token_ids(tokenizer, [row.text for row in rows], self.config.max_length)
+        ids = self._token_ids(tokenizer, rows)
         return classifiers.logits(model, ids, tokenizer.pad_token_id, self.config.train.per_device_eval_batch_size)
+
+    def _token_ids(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[list[int]]:
+        """As `reward_models` reads them: a text that is too long loses its end, one with a prompt its beginning."""
+        texts = [joined(row.prompt, row.text) for row in rows]
+        return classifiers.token_ids(tokenizer, texts, self.config.max_length, keep_end=self.with_prompt)
 
 
 class Collator:
@@ -256,12 +261,9 @@ def _divided(config: RewardConfig, multi: bool) -> tuple[list[Example], list[Exa
     if not held_out or config.needs_tuning_rows:
         random.Random(config.seed).shuffle(training)
     if not held_out:
-        training, held_out = _set_aside(training)
+        training, held_out = set_aside(training, _unit, _names)
     if config.needs_tuning_rows:
-        training, tuning = _set_aside(training)
-        if len(tuning) > MOST_TUNING:
-            random.Random(config.seed).shuffle(tuning)  # they come label by label
-            training, tuning = [*training, *tuning[MOST_TUNING:]], tuning[:MOST_TUNING]
+        training, tuning = set_aside(training, _unit, _names, most=MOST_TUNING, seed=config.seed)
         if not tuning:
             raise UsageError(
                 "early_stopping and calibration need rows of their own, and no label has two to spare one of: add "
@@ -270,16 +272,43 @@ def _divided(config: RewardConfig, multi: bool) -> tuple[list[Example], list[Exa
     return training, tuning, held_out
 
 
-def _set_aside(rows: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """The rows without the first tenth of those of each label, and that tenth."""
-    kept: list[Example] = []
-    aside: list[Example] = []
-    for names, count in sorted(Counter(_names(row) for row in rows).items()):
-        of_label = [row for row in rows if _names(row) == names]
-        share = max(1, round(HELD_OUT * count)) if count > 1 else 0
-        aside += of_label[:share]
-        kept += of_label[share:]
-    return kept, aside
+def set_aside(
+    rows: Sequence[Row],
+    unit: Callable[[Row], Hashable],
+    label: Callable[[Row], Hashable],
+    *,
+    most: int | None = None,
+    seed: int = 0,
+) -> tuple[list[Row], list[Row]]:
+    """The rows without the first tenth of those of each label, and that tenth, label by label.
+
+    What is tuned or measured with must not have been trained on: rows of one unit stay together, wherever the first
+    of them falls.
+
+    Args:
+        rows: in the order from which the tenth is taken.
+        unit: equal for rows that tell the same, such as those of one text.
+        label: what the shares are of.
+        most: units to set aside at most. Of more, these are drawn by `seed`.
+    """
+    labels = {unit(row): label(row) for row in reversed(rows)}  # a unit counts as the first of its rows
+    aside: list[Hashable] = []
+    for name in sorted(set(labels.values())):  # type: ignore[type-var]
+        of_label = [key for key in dict.fromkeys(map(unit, rows)) if labels[key] == name]
+        aside += of_label[: max(1, round(HELD_OUT * len(of_label))) if len(of_label) > 1 else 0]
+    if most is not None and len(aside) > most:
+        random.Random(seed).shuffle(aside)  # they come label by label
+    places = {key: place for place, key in enumerate(aside)}
+    by_label = sorted(rows, key=label)  # type: ignore[arg-type]
+    kept = [row for row in by_label if unit(row) not in places]
+    drawn = sorted((row for row in by_label if unit(row) in places), key=lambda row: places[unit(row)])
+    end = next((index for index, row in enumerate(drawn) if places[unit(row)] == most), len(drawn))
+    return kept + drawn[end:], drawn[:end]
+
+
+def _unit(row: Example) -> str:
+    """Responses to one prompt are no more independent than one text twice."""
+    return row.prompt or row.text
 
 
 def _check_labels(labels: Sequence[str], training: Sequence[Example], held_out: Sequence[Example], scored: str) -> None:

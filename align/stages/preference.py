@@ -6,7 +6,7 @@ The model of Bradley and Terry (1952), trained by TRL's `RewardTrainer` on pairs
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +21,7 @@ from align.errors import UsageError
 from align.metrics import classification, intervals
 from align.modeling import classifiers
 from align.modeling.training import LengthGroupedSampler
-from align.stages.classification import HELD_OUT, MOST_TUNING
+from align.stages.classification import MOST_TUNING, set_aside
 from align.workspace import Interval
 from reward_models.classifier import joined
 from reward_models.preference import LABEL
@@ -43,7 +43,7 @@ class PreferenceModelling:
         if not self.held_out:
             pairs, self.held_out = _set_aside(pairs)
         if config.needs_tuning_rows:
-            pairs, self.tuning = _set_aside(pairs, most=MOST_TUNING)
+            pairs, self.tuning = _set_aside(pairs, most=MOST_TUNING, seed=config.seed)
         self.training = pairs
 
     def trainer(
@@ -85,11 +85,12 @@ class PreferenceModelling:
         """Pair accuracy (a tie counts half) and calibration error on held-out pairs; and for scale the accuracy of
         preferring the shorter response."""
         margins = self._margins(model, tokenizer, self.held_out).double()
+        units = [_unit(pair) for pair in self.held_out]
         shorter = [float(len(pair.rejected) - len(pair.chosen)) for pair in self.held_out]
         sure = margins.abs().sigmoid()
         return {
-            "pair_accuracy": intervals.mean_interval(_won(margins.tolist()), seed=self.config.seed),
-            "shorter_accuracy": intervals.mean_interval(_won(shorter), seed=self.config.seed),
+            "pair_accuracy": intervals.mean_interval(_won(margins.tolist()), seed=self.config.seed, units=units),
+            "shorter_accuracy": intervals.mean_interval(_won(shorter), seed=self.config.seed, units=units),
             "calibration_error": classification.expected_calibration_error((margins > 0).tolist(), sure.tolist()),
         }
 
@@ -119,9 +120,15 @@ def _won(margins: Sequence[float]) -> list[float]:
     return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
 
 
-def _set_aside(pairs: Sequence[Preference], most: int | None = None) -> tuple[list[Preference], list[Preference]]:
-    tenth = max(1, round(HELD_OUT * len(pairs)))
-    count = tenth if most is None else min(tenth, most)
-    if count >= len(pairs):
-        raise UsageError(f"{len(pairs)} pairs are too few: some are kept aside to measure with")
-    return list(pairs[count:]), list(pairs[:count])
+def _set_aside(pairs: Sequence[Preference], **how: Any) -> tuple[list[Preference], list[Preference]]:
+    kept, aside = set_aside(pairs, _unit, lambda pair: "", **how)
+    if not aside:
+        raise UsageError(
+            f"{len(pairs)} pairs of one prompt are too few: those of others are kept aside to measure with"
+        )
+    return kept, aside
+
+
+def _unit(pair: Preference) -> Hashable:
+    """Pairs of one prompt tell less than as many of different prompts, and must not be trained and measured with."""
+    return pair.prompt or (pair.chosen, pair.rejected)

@@ -51,6 +51,8 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     output = empty_directory(workspace.output)
     task = PreferenceModelling(config) if config.pairs else Classification(config)
     tokenizer = closing_texts(load_tokenizer(inputs[config.model]), load_config(inputs[config.model]))
+    # Some encoders' tokenizers name fewer tokens than the model has positions, and would not read what was trained.
+    tokenizer.model_max_length = max(tokenizer.model_max_length, config.max_length)
     classifier = load_classifier(
         inputs[config.model],
         task.labels,
@@ -88,7 +90,8 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     tracker.summary(metrics)
     _require_skill(config, metrics, output)
     save_model(classifier, tokenizer, output)
-    declaration = {**task.declaration(), "max_length": config.max_length}
+    # The published tokenizer closes texts by itself where that is wanted: nothing more is to be put there.
+    declaration = {**task.declaration(), "max_length": config.max_length, "append_eos": False}
     if config.probes:
         declaration["probes"] = config.probes
     _declare(output, declaration)

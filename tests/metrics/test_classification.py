@@ -15,6 +15,16 @@ def test_accuracy_and_macro_f1():
     assert classification.macro_f1(labels, predictions) == pytest.approx((6 / 7 + 0) / 2)
 
 
+def test_macro_f1_of_labels_that_hold_together_is_that_of_their_yes():
+    truth = [[True, False, False], [False, False, False], [True, True, False], [False, False, False]]
+    nothing = [[False] * 3] * 4
+    assert classification.multi_label_macro_f1(truth, nothing) == 0
+    found = [[True, False, True], [True, False, False], [True, True, False], [False, True, False]]
+    assert classification.multi_label_macro_f1(truth, found) == pytest.approx((4 / 5 + 2 / 3) / 2)
+    with pytest.raises(ValueError, match="no label holds of any row"):
+        classification.multi_label_macro_f1(nothing, nothing)
+
+
 def test_ties_count_half():
     assert classification.roc_auc([True, False], [1.0, 1.0]) == 0.5
     assert classification.roc_auc([True, True, False], [2.0, 1.0, 1.0]) == 0.75

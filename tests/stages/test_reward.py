@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tokenizers import processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import reward_models
@@ -58,7 +61,13 @@ def test_every_body_learns_and_its_label_is_published_by_name(
     assert metrics["rows"] == 72
     output = tmp_path / "output"
     published = json.loads((output / "reward_model.json").read_text())
-    assert published == {"label": "nice", "transform": "log_odds", "input": "response", "max_length": 64}
+    assert published == {
+        "label": "nice",
+        "transform": "log_odds",
+        "input": "response",
+        "max_length": 64,
+        "append_eos": False,
+    }
     model = AutoModelForSequenceClassification.from_pretrained(output).eval()
     tokenizer = AutoTokenizer.from_pretrained(output)
     assert model.config.id2label == {0: "nice", 1: "not nice"}
@@ -244,6 +253,99 @@ def test_a_label_of_one_row_is_trained_on_however_many_rows_there_are(
         )
         task = classification.Classification(config)
         assert (len(task.tuning), task.labels) == (3, ["even", "odd", "rare"])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from("ab")), max_size=60),
+    st.one_of(st.none(), st.integers(1, 4)),
+)
+def test_what_is_set_aside_shares_nothing_with_what_is_kept(rows: list[tuple[int, str]], most: int | None) -> None:
+    kept, aside = classification.set_aside(rows, lambda row: row[0], lambda row: row[1], most=most, seed=1)
+    assert sorted(kept + aside) == sorted(rows)
+    assert not {unit for unit, _ in kept} & {unit for unit, _ in aside}
+    assert most is None or len({unit for unit, _ in aside}) <= most
+    assert len({unit for unit, _ in rows}) < 4 or aside
+    assert not rows or kept
+
+
+def test_of_rows_that_all_differ_the_first_tenth_of_each_label_is_set_aside() -> None:
+    rows = [(number, "ab"[number % 4 == 0]) for number in range(80)]
+    kept, aside = classification.set_aside(rows, lambda row: row[0], lambda row: row[1])
+    assert aside == [row for row in rows if row[1] == "a"][:6] + [row for row in rows if row[1] == "b"][:2]
+    assert kept == [row for row in rows if row[1] == "a"][6:] + [row for row in rows if row[1] == "b"][2:]
+
+
+def test_a_text_or_prompt_that_comes_again_is_not_trained_on_and_measured_with(tmp_path: Path, configured: Any) -> None:
+    path = tmp_path / "again.jsonl"
+    rows = [{"text": f"t{n % 20}", "label": ("odd", "even")[n % 2], "prompt": f"p{n % 10}"} for n in range(120)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    data = {"dataset": {"path": str(path)}, "text": "{text}", "label": {"column": "label"}}
+    for more, shared in (({}, lambda row: row.text), ({"prompt": "{prompt}"}, lambda row: row.prompt)):
+        task = classification.Classification(configured(data=[{**data, **more}], labels={"positive": "odd"}))
+        assert task.held_out
+        assert not set(map(shared, task.training)) & set(map(shared, task.held_out))
+    pairs = [{"prompt": f"p{n % 10}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(60)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in pairs), encoding="utf-8")
+    columns = {"prompt": "{prompt}", "chosen": "{chosen}", "rejected": "{rejected}"}
+    pairs_of = {"kind": "reward", "model": "base", "pairs": [{"dataset": {"path": str(path)}, **columns}]}
+    modelling = preference.PreferenceModelling(RewardConfig.model_validate({**pairs_of, "calibration": "temperature"}))
+    parts = [{pair.prompt for pair in part} for part in (modelling.training, modelling.tuning, modelling.held_out)]
+    assert [len(prompts) for prompts in parts] == [8, 1, 1]
+    assert len(set.union(*parts)) == 10
+
+
+def test_a_label_of_prompt_and_text_is_learned_and_read_with_its_prompt(
+    tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    draw = random.Random(3)
+    filler = ["red", "blue", "cat", "dog", "house", "tree", "runs", "sees"]
+    rows = []
+    for number in range(80):
+        nice = number % 2 == 0
+        long = " ".join(draw.choices(filler, k=20))
+        rows.append({"prompt": long, "text": "lovely" if nice else "rotten", "label": "nice" if nice else "not nice"})
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    data = {"dataset": {"path": str(path)}, "text": "{text}", "prompt": "{prompt}", "label": {"column": "label"}}
+    config = configured(data=[data], max_length=8)  # of the prompt, the end is left
+    metrics = reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    assert metrics["auc"].value > 0.9  # type: ignore[union-attr]
+    model = reward_models.load(str(tmp_path / "output"))
+    assert model.describe()["input"] == "prompt_and_response"
+    good, bad = model.score([rows[0]["prompt"]] * 2, ["lovely", "rotten"])
+    assert good > 0 > bad
+    with pytest.raises(ValueError, match="all data must have a `prompt:`, or none of it"):
+        configured(data=[data], evaluation_data=[{**data, "prompt": None}])
+
+
+@pytest.mark.parametrize("kind", ["labels", "pairs"])
+def test_what_is_published_scores_what_was_trained(
+    kind: str, tiny_models: dict[str, Path], tmp_path: Path, configured: Any, preferring: Any
+) -> None:
+    """A tokenizer that names fewer tokens than the model reads, and a body whose texts nothing closes."""
+    body = tmp_path / "body"
+    shutil.copytree(tiny_models["roberta"], body)
+    tokenizer = AutoTokenizer.from_pretrained(body)
+    tokenizer.model_max_length = 12
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    tokenizer.save_pretrained(body)
+    config = (configured if kind == "labels" else preferring)(train={"max_steps": 3})
+    reward.run(config, {"base": body}, Workspace(tmp_path), NullTracker())
+    published = reward_models.load(str(tmp_path / "output"))
+    read = load_tokenizer(tmp_path / "output")
+    if kind == "pairs":
+        task: Any = preference.PreferenceModelling(config)
+        prompts, texts = [pair.prompt for pair in task.held_out], [pair.chosen for pair in task.held_out]
+        rows = [row["chosen_ids"] for row in task._rows(task.held_out, read)]
+    else:
+        task = classification.Classification(config)
+        prompts, texts = [""] * len(task.held_out), [row.text for row in task.held_out]
+        rows = task._token_ids(read, task.held_out)
+    assert max(map(len, rows)) > 12
+    trained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output").eval()
+    logits = classifiers.logits(trained, rows, read.pad_token_id, 8)
+    expected = logits[:, 0] - logits[:, 1] if kind == "labels" else logits[:, 0]
+    torch.testing.assert_close(torch.tensor(published.score(prompts, texts)).float(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_too_few_rows_to_tune_with_are_said_before_training(tmp_path: Path, configured: Any) -> None:
@@ -434,6 +536,7 @@ def test_preferences_are_learned_and_read_with_their_prompt(
         "transform": "log_odds",
         "input": "prompt_and_response",
         "max_length": 80,
+        "append_eos": False,
     }
     model, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output", output_loading_info=True)
     assert not report["missing_keys"]
