@@ -141,6 +141,10 @@ def test_options_of_classifiers_are_checked_before_they_are_there(here: Path, re
             ["stages.ppo.reward={combine: minimum, of: [toxicity, {model: 'path:classifier', label: x}]}"],
             "stages.ppo.reward.of.1.label: path:classifier has no label 'x'",
         ),
+        (
+            ["stages.ppo.reward={model: {model: 'path:classifier', label: x}, normalize: {mean: 0.0, std: 1.0}}"],
+            "stages.ppo.reward.model.label: path:classifier has no label 'x'",
+        ),
         (["stages.ppo.reward=path:unnamed"], "ppo.reward: the labels of path:unnamed have no names (LABEL_0, LABEL_1)"),
         (
             ["stages.ppo.reward={model: 'path:unnamed', label: LABEL_0}"],

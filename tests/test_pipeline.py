@@ -22,7 +22,7 @@ from align.configs import StageConfig
 from align.configs.base import TrainConfig
 from align.configs.sft import SftConfig
 from align.errors import AlignError, Interrupted, UsageError, VerificationError
-from align.pipeline import Plan, identity
+from align.pipeline import Plan, identity, rewards
 from align.recipe import load
 from align.registry import Registry, collection, files
 from align.tracking import Tracker
@@ -213,6 +213,32 @@ def test_moments_of_a_nested_reward_are_part_of_what_is_done(
     assert actions(align.plan("tiny.yaml", overrides=[reward]))["ppo"] == "cached"
     rows.write_text(rows.read_text().replace("dd", "ddd"))
     assert actions(align.plan("tiny.yaml", overrides=[reward]))["ppo"] == "run"
+
+
+def test_how_long_a_service_is_waited_for_makes_no_other_artifact(here: Path, stage: FakeStage) -> None:
+    def reward(**options: Any) -> list[str]:
+        service = json.dumps({"model": "http://127.0.0.1:9", **options})
+        return [f"stages.ppo.reward={{combine: minimum, of: [{service}, {{model: rules, repetition: {{}}}}]}}"]
+
+    variants: list[dict[str, Any]] = [{}, {"timeout": 5, "retries": 9}, {"key": "A"}]
+    configs = [load("tiny.yaml", reward(**options)).stages["ppo"] for options in variants]
+    of = [identity.stage_identity(one, {}, {}, {})["config"] for one in configs]
+    assert of[0] == of[1] != of[2]
+    own = [{"model": "mine:Reward", "timeout": seconds} for seconds in (1, 2)]
+    assert rewards.without_transport(own) == own  # an option of somebody's own may mean anything
+
+
+def test_a_reward_of_ones_own_is_pinned_with_all_of_its_package(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "brief").mkdir()
+    (here / "brief" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    inner = here / "brief" / "inner.py"
+    inner.write_text("x = 1\n")
+    before = identity.outside_digest("brief.inner:Brief")
+    assert identity.outside_digest("brief:Brief") == before
+    inner.write_text("x = 2 + 2\n")
+    assert identity.outside_digest("brief:Brief") != before
+    with pytest.raises(FileNotFoundError, match="there is no module 'brave'"):
+        identity.outside_digest("brave:Brief")
 
 
 def test_checkpoints_of_data_that_changed_are_not_gone_on_with_when_it_is_put_back(

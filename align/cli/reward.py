@@ -125,6 +125,12 @@ def evaluate(
         typer.Option("--positive", metavar="VALUE", help="A label that should score high (default: the model's own)."),
     ] = None,
     response: Response = None,
+    chosen: Annotated[
+        str | None, typer.Option("--chosen", metavar="TEMPLATE", help="The better of a pair (default: {chosen}).")
+    ] = None,
+    rejected: Annotated[
+        str | None, typer.Option("--rejected", metavar="TEMPLATE", help="The other (default: {rejected}).")
+    ] = None,
     prompt: Prompt = None,
     reference: Reference = None,
     by: Annotated[
@@ -151,7 +157,7 @@ def evaluate(
         raise UsageError(f"--threshold {threshold}: a finite number")
     selected, place = data.select(rows)
     _make(output)
-    if data.are_pairs(selected):
+    if chosen or rejected or data.are_pairs(selected):
         only_labels: dict[str, object] = {
             "--label": label,
             "--positive": positive,
@@ -161,7 +167,7 @@ def evaluate(
         }
         if given := [option for option, value in only_labels.items() if value is not None]:
             raise UsageError(f"{place} holds pairs (chosen, rejected), of which {given[0]} says nothing: remove it")
-        pairs = data.pairs(selected, place, prompt, reference)
+        pairs = data.pairs(selected, place, prompt, reference, chosen or "{chosen}", rejected or "{rejected}")
         result = evaluation.preferred(_load(model, registry), pairs, by=by or ())
     else:
         texts = data.texts(selected, place, response, prompt, reference)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from align.metrics.bootstrap import bootstrap
 from align.workspace import Interval
 
 
@@ -54,14 +55,29 @@ def roc_auc(positive: Sequence[bool], scores: Sequence[float]) -> float:
 
 
 def roc_auc_interval(
-    positive: Sequence[bool], scores: Sequence[float], *, seed: int = 0, samples: int = 2000
+    positive: Sequence[bool],
+    scores: Sequence[float],
+    *,
+    seed: int = 0,
+    samples: int = 2000,
+    units: Sequence[Hashable] | None = None,
 ) -> Interval:
     """`roc_auc` with its 95 % bootstrap interval. Each class is resampled within itself, so that both always stay.
 
+    Where several rows share a unit, units are resampled instead.
+
     Raises:
-        ValueError: as `roc_auc`.
+        ValueError: as `roc_auc`; or units so few that most resamples have one class alone.
     """
     ups, downs = _by_class(positive, scores)
+    if units is not None and len(set(units)) < len(units):
+        truth, numbers = np.asarray(positive), np.asarray(scores)
+
+        def area(rows: NDArray[np.int64]) -> float:
+            high, low = numbers[rows][truth[rows]], numbers[rows][~truth[rows]]
+            return _area(high, low) if len(high) and len(low) else float("nan")
+
+        return bootstrap(area, len(truth), seed=seed, samples=samples, units=units)
     rng = np.random.default_rng(seed)
     areas = [
         _area(ups[rng.integers(len(ups), size=len(ups))], downs[rng.integers(len(downs), size=len(downs))])

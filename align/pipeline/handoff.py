@@ -287,6 +287,8 @@ def _not_readable_so(place: str, spec: Any, given: Mapping[str, Contract]) -> It
         spec, model = {"model": spec}, given.get(place)
     else:
         model = given.get(f"{place}.model")
+        if isinstance(spec.get("model"), Mapping):
+            yield from _not_readable_so(f"{place}.model", spec["model"], given)
     for index, inner in enumerate(spec.get("of") or ()):
         yield from _not_readable_so(f"{place}.of.{index}", inner, given)
     if type(longest := spec.get("max_length")) is int:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def stage_identity(
     del resolved["after"]
     for place, content in data.items():
         _set(resolved, place, content)
+    for key in REWARD_KEYS.get(config.kind, ()):
+        resolved[key] = rewards.without_transport(resolved[key])
     return {
         "kind": config.kind,
         "format": FORMAT_VERSIONS[config.kind],
@@ -213,16 +216,21 @@ def _set(values: Any, place: str, content: str) -> None:
 
 
 def _module_digest(reference: str) -> str:
-    """A reward function of one's own: its module's source decides what it computes."""
+    """A reward function of one's own: its source decides what it computes, and in a package that of its neighbours."""
     module = reference.partition(":")[0]
+    top = module.partition(".")[0]
     try:
-        spec = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(top)  # of what stands within it, the search would import it
     except (ImportError, ValueError):
         spec = None
-    file = Path(spec.origin) if spec and spec.origin else Path(*module.split(".")).with_suffix(".py")
-    if spec is None and not file.is_file():
+    spec = spec or PathFinder.find_spec(top, [str(Path.cwd())])
+    if spec is None:
         raise FileNotFoundError(f"there is no module {module!r} (looked among the packages and in {Path.cwd()})")
-    return files.sha256_once(file) if file.is_file() else reference
+    if not spec.submodule_search_locations:
+        return files.sha256_once(Path(spec.origin)) if spec.has_location and spec.origin else reference
+    directories = map(Path, spec.submodule_search_locations)
+    sources = {str(path.relative_to(one)): path for one in directories for path in sorted(one.rglob("*.py"))}
+    return fingerprint({name: files.sha256_once(path) for name, path in sources.items()})
 
 
 def _version(package: str) -> str:

@@ -15,6 +15,8 @@ from align.recipe.references import REWARD_KEYS, parse_reference
 from reward_models.options import check as check_options
 from reward_models.options import score_range
 
+_TRANSPORT = ("connect_timeout", "read_timeout", "timeout", "retries", "parallel")
+
 
 class _StandIn:
     """What is scored by an artifact, which may not be there yet."""
@@ -79,6 +81,19 @@ def normalizations(spec: Any, place: str) -> Iterator[tuple[str, str]]:
         yield from normalizations(spec.get("model"), f"{place}.model")
         for index, inner in enumerate(spec.get("of") or () if "combine" in spec else ()):
             yield from normalizations(inner, f"{place}.of.{index}")
+
+
+def without_transport(spec: Any) -> Any:
+    """The spec without what decides only how long a service is waited for: its numbers are the same."""
+    if isinstance(spec, list):
+        return [without_transport(one) for one in spec]
+    if not isinstance(spec, Mapping):
+        return spec
+    model = spec.get("model")
+    is_service = isinstance(model, str) and (model == "llm" or model.lower().startswith(("http://", "https://")))
+    kept = {key: value for key, value in spec.items() if not (is_service and key in _TRANSPORT)}
+    nested = [key for key in ("model", "of") if key in kept and (key == "model" or "combine" in kept)]
+    return {**kept, **{key: without_transport(kept[key]) for key in nested}}
 
 
 def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData | EvaluationData]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,16 +54,19 @@ def run(model: CheckedModel, probes: Sequence[Probe] = ()) -> list[Outcome]:
     except RewardError as error:
         return [Outcome("contract", "failed", str(error))]
     outcomes = [Outcome("contract", "passed", f"{len(scores)} finite numbers for {len(scores)} texts of many kinds")]
-    checks = (_description, _determinism, _batch_size, _order, _spread)
-    for check in checks:
+    checks: dict[str, Callable[[], Outcome]] = {
+        "description": lambda: _description(model, scores),
+        "determinism": lambda: _determinism(model, scores),
+        "batch-size": lambda: _batch_size(model, scores),
+        "order": lambda: _order(model, scores),
+        "spread": lambda: _spread(model, scores, probes),
+        "polarity": lambda: polarity(model, probes),
+    }
+    for name, check in checks.items():
         try:
-            outcomes.append(check(model, scores))
+            outcomes.append(check())
         except RewardError as error:
-            outcomes.append(Outcome(check.__name__.strip("_").replace("_", "-"), "failed", str(error)))
-    try:
-        outcomes.append(polarity(model, probes))
-    except RewardError as error:
-        outcomes.append(Outcome("polarity", "failed", str(error)))
+            outcomes.append(Outcome(name, "failed", str(error)))
     return outcomes
 
 
@@ -100,10 +103,17 @@ def _order(model: CheckedModel, scores: Sequence[float]) -> Outcome:
     return _same("order", scores, _scored(model, rows)[::-1], "in another order")
 
 
-def _spread(model: CheckedModel, scores: Sequence[float]) -> Outcome:
-    """A constant reward teaches nothing."""
+def _spread(model: CheckedModel, scores: Sequence[float], more: Sequence[Probe]) -> Outcome:
+    """A constant reward teaches nothing. A rule that asks for something rare shows in probes that it is none."""
+    texts = [] if model.needs_references else [text for probe in (*model.probes(), *more) for text in probe]
+    scores = [*scores, *model.score([""] * len(texts), texts)]
     if max(scores) - min(scores) <= TOLERANCE:
-        return Outcome("spread", "failed", f"all texts score {scores[0]:g}: nothing can be learned from a constant")
+        return Outcome(
+            "spread",
+            "failed",
+            f"all texts score {scores[0]:g}: nothing can be learned from a constant. If it tells rarer texts apart, "
+            "give some with --probe 'BETTER|WORSE'",
+        )
     return Outcome("spread", "passed", f"scores from {min(scores):.4g} to {max(scores):.4g}")
 
 

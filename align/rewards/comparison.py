@@ -10,6 +10,7 @@ import numpy as np
 from align.errors import UsageError
 from align.metrics import ranks
 from align.metrics.bootstrap import bootstrap
+from align.metrics.intervals import units_of
 from align.progress import track
 from align.rewards import data, scoring
 from reward_models import CheckedModel
@@ -47,8 +48,11 @@ def compare(a: CheckedModel, b: CheckedModel, rows: data.Rows, *, most: int = 10
             raise UsageError(f"{model.name} scores all {len(scores)} rows alike: there is no order to compare")
     left, right = map(np.asarray, both)
     try:
-        spearman = bootstrap(lambda rows: ranks.spearman(left[rows], right[rows]), len(left))
-        kendall = bootstrap(lambda rows: ranks.kendall(left[rows], right[rows]), len(left), samples=KENDALL_SAMPLES)
+        units = units_of(rows.prompts)
+        spearman = bootstrap(lambda some: ranks.spearman(left[some], right[some]), len(left), units=units)
+        kendall = bootstrap(
+            lambda some: ranks.kendall(left[some], right[some]), len(left), samples=KENDALL_SAMPLES, units=units
+        )
     except ValueError as error:
         raise UsageError(f"{rows.place}: {error}") from error
     shares = [ranks.percentiles(scores) for scores in both]

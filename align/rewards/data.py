@@ -108,18 +108,25 @@ def texts(
     return with_references(found) if reference else found
 
 
-def pairs(rows: Sequence[Row], place: str, prompt: str | None = None, reference: str | None = None) -> Pairs:
-    """The columns `chosen` and `rejected`; rows without both are left out, and so are those without a reference where
+def pairs(
+    rows: Sequence[Row],
+    place: str,
+    prompt: str | None = None,
+    reference: str | None = None,
+    chosen: str = "{chosen}",
+    rejected: str = "{rejected}",
+) -> Pairs:
+    """Two responses a row, by templates; rows without both are left out, and so are those without a reference where
     its template is given.
 
     Raises:
         UsageError: a pair whose two responses are equal.
     """
     prompt, compared = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
-    sources.require_columns(rows, ["chosen", "rejected", *templates.columns(prompt + compared)], place)
-    kept, numbers, chosen, rejected, references = [], [], [], [], []
+    sources.require_columns(rows, templates.columns(chosen + rejected + prompt + compared), place)
+    kept, numbers, ups, downs, references = [], [], [], [], []
     for number, row in enumerate(rows, start=1):
-        better, worse = templates.render("{chosen}", row), templates.render("{rejected}", row)
+        better, worse = templates.render(chosen, row), templates.render(rejected, row)
         if better is None or worse is None:
             continue
         better, worse = better.strip(), worse.strip()  # as a model of preferences is trained, and as responses come
@@ -128,15 +135,15 @@ def pairs(rows: Sequence[Row], place: str, prompt: str | None = None, reference:
         kept.append(row)
         numbers.append(number)
         references.append(templates.render(compared, row) or "")
-        chosen.append(better)
-        rejected.append(worse)
+        ups.append(better)
+        downs.append(worse)
     if not kept:
         raise UsageError(f"{place}: no row has both chosen and rejected")
     _say_left_out(place, len(rows), len(kept), "both chosen and rejected")
     prompts = [templates.render(prompt, row) or "" for row in kept]
-    for column in (prompts, chosen, rejected, references):
+    for column in (prompts, ups, downs, references):
         sources.require_encodable(column, place)
-    found = Pairs(place, kept, numbers, prompts, chosen, rejected, references if compared else None)
+    found = Pairs(place, kept, numbers, prompts, ups, downs, references if compared else None)
     return with_references(found) if reference else found
 
 

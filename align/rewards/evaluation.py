@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +20,7 @@ from align.data import sources, templates
 from align.errors import UsageError
 from align.metrics import bias, classification, ranks
 from align.metrics.bootstrap import bootstrap
-from align.metrics.intervals import mean_interval
+from align.metrics.intervals import mean_interval, units_of
 from align.progress import track
 from align.rewards import data, scoring
 from align.workspace import Interval
@@ -62,6 +63,7 @@ def labelled(
     rows, values = data.labels(data.with_references(rows) if model.needs_references else rows, column)
     description = model.describe()
     good = data.good(values, column, description, positive)
+    units = units_of(rows.prompts)
     groups = {name: _groups(rows, name) for name in by}
     with track("score", total=len(rows.rows)) as advance:
         scores = scoring.in_pieces(model, rows.prompts, rows.responses, rows.references, advance=advance)
@@ -76,9 +78,9 @@ def labelled(
         "rows": len(good),
         "good_rows": sum(good),
         "threshold": threshold,
-        "metrics": _plain(_metrics(good, scores, said, sure)),
-        "length": _plain(_length(rows.responses, good, scores)),
-        "slices": {name: _plain(_by_group(groups[name], good, scores, said)) for name in by},
+        "metrics": _plain(_metrics(good, scores, said, sure, units)),
+        "length": _plain(_length(rows.responses, good, scores, units)),
+        "slices": {name: _plain(_by_group(groups[name], good, scores, said, units)) for name in by},
         "terms": {term: asdict(one) for term, one in bias.term_bias(rows.responses, good, scores, terms).items()},
     }
     if said is not None:
@@ -111,8 +113,14 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
         "chosen is longer" if len(c) > len(r) else "chosen is not longer"
         for c, r in zip(pairs.chosen, pairs.rejected, strict=True)
     ]
+    units = units_of(pairs.prompts)
+
+    def mean_of(values: Sequence[float], rows: Sequence[int]) -> Interval:
+        return mean_interval([values[row] for row in rows], units=[units[row] for row in rows])
+
+    everything = range(len(right))
     slices = {
-        column: {value: {"pair_accuracy": mean_interval([right[row] for row in rows])} for value, rows in group.items()}
+        column: {value: {"pair_accuracy": mean_of(right, rows)} for value, rows in group.items()}
         for column, group in {"which is longer": _grouped(longer), **groups}.items()
     }
     return {
@@ -122,11 +130,11 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
         "ties": right.count(0.5),
         "metrics": _plain(
             {
-                "pair_accuracy": mean_interval(right),
-                "margin": mean_interval([c - r for c, r in zip(chosen, rejected, strict=True)]),
+                "pair_accuracy": mean_of(right, everything),
+                "margin": mean_of([c - r for c, r in zip(chosen, rejected, strict=True)], everything),
             }
         ),
-        "length": _plain({"correlation": _correlation(responses, scores)}),
+        "length": _plain({"correlation": _correlation(responses, scores, [*units, *units])}),
         "slices": _plain(slices),
         "scores": [
             {"row": number, "chosen": c, "rejected": r}
@@ -163,18 +171,22 @@ def probabilities(description: Mapping[str, Any], scores: Sequence[float]) -> li
 
 
 def _metrics(
-    good: Sequence[bool], scores: Sequence[float], said: Sequence[bool] | None, sure: Sequence[float] | None
+    good: Sequence[bool],
+    scores: Sequence[float],
+    said: Sequence[bool] | None,
+    sure: Sequence[float] | None,
+    units: Sequence[Hashable],
 ) -> dict[str, Interval | None]:
     """None for what too few rows of a class leave without an interval."""
     truth, numbers = np.asarray(good), np.asarray(scores)
     found: dict[str, Interval | None] = {}
     if said is not None:
         predicted = np.asarray(said)
-        found["accuracy"] = mean_interval((truth == predicted).astype(float).tolist())
-        found["macro_f1"] = bootstrap(lambda rows: macro_f1(truth[rows], predicted[rows]), len(good))
-    found["roc_auc"] = classification.roc_auc_interval(good, scores)
+        found["accuracy"] = mean_interval((truth == predicted).astype(float).tolist(), units=units)
+        found["macro_f1"] = _macro_f1(truth, predicted, units)
+    found["roc_auc"] = classification.roc_auc_interval(good, scores, units=units)
     try:
-        found["pr_auc"] = bootstrap(lambda rows: _pr_auc(truth[rows], numbers[rows]), len(good))
+        found["pr_auc"] = bootstrap(lambda rows: _pr_auc(truth[rows], numbers[rows]), len(good), units=units)
     except ValueError as error:  # many resamples have rows of one class alone
         logger.warning("no pr_auc: %s", error)
         found["pr_auc"] = None
@@ -182,7 +194,9 @@ def _metrics(
         p = np.asarray(sure)
         right, confidence = (p >= 0.5) == truth, np.maximum(p, 1 - p)
         found["calibration_error"] = bootstrap(
-            lambda rows: classification.expected_calibration_error(right[rows], confidence[rows]), len(good)
+            lambda rows: classification.expected_calibration_error(right[rows], confidence[rows]),
+            len(good),
+            units=units,
         )
     return found
 
@@ -202,38 +216,56 @@ def _pr_auc(good: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     return classification.pr_auc(good.tolist(), scores.tolist()) if good.any() and not good.all() else math.nan
 
 
-def _length(responses: Sequence[str], good: Sequence[bool], scores: Sequence[float]) -> dict[str, Interval | None]:
+def _length(
+    responses: Sequence[str], good: Sequence[bool], scores: Sequence[float], units: Sequence[Hashable]
+) -> dict[str, Interval | None]:
     """Rank correlation of score and length in characters; within a class it is not the label that speaks."""
 
-    def within(kind: bool) -> Interval | None:
-        rows = [row for row, is_good in enumerate(good) if is_good == kind]
-        return _correlation([responses[row] for row in rows], [scores[row] for row in rows])
+    def of(rows: Sequence[int]) -> Interval | None:
+        some = [responses[row] for row in rows]
+        return _correlation(some, [scores[row] for row in rows], [units[row] for row in rows])
 
-    return {"correlation": _correlation(responses, scores), "among_good": within(True), "among_bad": within(False)}
+    return {
+        "correlation": of(range(len(good))),
+        "among_good": of([row for row, is_good in enumerate(good) if is_good]),
+        "among_bad": of([row for row, is_good in enumerate(good) if not is_good]),
+    }
 
 
-def _correlation(responses: Sequence[str], scores: Sequence[float]) -> Interval | None:
+def _correlation(responses: Sequence[str], scores: Sequence[float], units: Sequence[Hashable]) -> Interval | None:
     lengths, numbers = np.array([len(text) for text in responses]), np.asarray(scores)
     try:
-        return bootstrap(lambda rows: ranks.spearman(lengths[rows], numbers[rows]), len(scores))
+        return bootstrap(lambda rows: ranks.spearman(lengths[rows], numbers[rows]), len(scores), units=units)
     except ValueError:  # too few rows, all of one length, or a constant score
         return None
 
 
 def _by_group(
-    groups: Mapping[str, Sequence[int]], good: Sequence[bool], scores: Sequence[float], said: Sequence[bool] | None
+    groups: Mapping[str, Sequence[int]],
+    good: Sequence[bool],
+    scores: Sequence[float],
+    said: Sequence[bool] | None,
+    units: Sequence[Hashable],
 ) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for value, rows in groups.items():
-        truth = [good[row] for row in rows]
-        one: dict[str, Any] = {"rows": len(rows), "good_rows": sum(truth)}
+        truth, keys = np.array([good[row] for row in rows]), [units[row] for row in rows]
+        one: dict[str, Any] = {"rows": len(rows), "good_rows": int(truth.sum())}
         if said is not None:
-            one["accuracy"] = mean_interval([float(good[row] == said[row]) for row in rows])
-            one["macro_f1"] = macro_f1(np.array(truth), np.array([said[row] for row in rows]))
-        if 0 < sum(truth) < len(truth):
-            one["roc_auc"] = classification.roc_auc_interval(truth, [scores[row] for row in rows], samples=500)
+            predicted = np.array([said[row] for row in rows])
+            one["accuracy"] = mean_interval((truth == predicted).astype(float).tolist(), units=keys)
+            one["macro_f1"] = _macro_f1(truth, predicted, keys)
+        if 0 < truth.sum() < len(truth):
+            with suppress(ValueError):  # prompts so few that most resamples have one class alone
+                one["roc_auc"] = classification.roc_auc_interval(
+                    truth.tolist(), [scores[row] for row in rows], samples=500, units=keys
+                )
         found[value] = one
     return found
+
+
+def _macro_f1(truth: NDArray[np.bool_], predicted: NDArray[np.bool_], units: Sequence[Hashable]) -> Interval:
+    return bootstrap(lambda rows: macro_f1(truth[rows], predicted[rows]), len(truth), units=units)
 
 
 def _groups(rows: data.Rows | data.Pairs, column: str) -> dict[str, list[int]]:

@@ -98,6 +98,7 @@ class Classification:
         """
         logits = self._logits(model, tokenizer, self.held_out).double()
         scored, seed = self.labels.index(self.scored), self.config.seed
+        units = intervals.units_of([row.prompt for row in self.held_out])
         if self.multi:
             probabilities = logits.sigmoid()
             predicted = probabilities > 0.5
@@ -115,10 +116,13 @@ class Classification:
             row_right = right
             macro_f1 = classification.macro_f1(names, predictions)
         return {
-            "accuracy": intervals.mean_interval(row_right.double().tolist(), seed=seed),
+            "accuracy": intervals.mean_interval(row_right.double().tolist(), seed=seed, units=units),
             "macro_f1": macro_f1,
             "auc": classification.roc_auc_interval(
-                [self.scored in _names(row) for row in self.held_out], probabilities[:, scored].tolist(), seed=seed
+                [self.scored in _names(row) for row in self.held_out],
+                probabilities[:, scored].tolist(),
+                seed=seed,
+                units=units,
             ),
             "calibration_error": classification.expected_calibration_error(
                 right.flatten().tolist(), sure.flatten().tolist()
@@ -258,12 +262,18 @@ def _divided(config: RewardConfig, multi: bool) -> tuple[list[Example], list[Exa
     training: list[Example] = list(read(config.data))
     held_out: list[Example] = list(read(config.evaluation_data)) if config.evaluation_data else []
     tuning: list[Example] = []
+    by_prompt = intervals.are_units([row.prompt for row in training])
+
+    def unit(row: Example) -> Hashable:
+        """Responses to one prompt are no more independent than one text twice."""
+        return row.prompt if by_prompt and row.prompt else (row.prompt, row.text)
+
     if not held_out or config.needs_tuning_rows:
         random.Random(config.seed).shuffle(training)
     if not held_out:
-        training, held_out = set_aside(training, _unit, _names)
+        training, held_out = set_aside(training, unit, _names)
     if config.needs_tuning_rows:
-        training, tuning = set_aside(training, _unit, _names, most=MOST_TUNING, seed=config.seed)
+        training, tuning = set_aside(training, unit, _names, most=MOST_TUNING, seed=config.seed)
         if not tuning:
             raise UsageError(
                 "early_stopping and calibration need rows of their own, and no label has two to spare one of: add "
@@ -291,24 +301,21 @@ def set_aside(
         label: what the shares are of.
         most: units to set aside at most. Of more, these are drawn by `seed`.
     """
-    labels = {unit(row): label(row) for row in reversed(rows)}  # a unit counts as the first of its rows
+    labels: dict[Hashable, Any] = {}
+    for row in rows:
+        labels.setdefault(unit(row), label(row))  # a unit counts as the first of its rows
     aside: list[Hashable] = []
-    for name in sorted(set(labels.values())):  # type: ignore[type-var]
-        of_label = [key for key in dict.fromkeys(map(unit, rows)) if labels[key] == name]
+    for name in sorted(set(labels.values())):
+        of_label = [one for one, found in labels.items() if found == name]
         aside += of_label[: max(1, round(HELD_OUT * len(of_label))) if len(of_label) > 1 else 0]
     if most is not None and len(aside) > most:
         random.Random(seed).shuffle(aside)  # they come label by label
-    places = {key: place for place, key in enumerate(aside)}
+    places = {one: place for place, one in enumerate(aside)}
     by_label = sorted(rows, key=label)  # type: ignore[arg-type]
     kept = [row for row in by_label if unit(row) not in places]
     drawn = sorted((row for row in by_label if unit(row) in places), key=lambda row: places[unit(row)])
-    end = next((index for index, row in enumerate(drawn) if places[unit(row)] == most), len(drawn))
+    end = len(drawn) if most is None else sum(places[unit(row)] < most for row in drawn)
     return kept + drawn[end:], drawn[:end]
-
-
-def _unit(row: Example) -> str:
-    """Responses to one prompt are no more independent than one text twice."""
-    return row.prompt or row.text
 
 
 def _check_labels(labels: Sequence[str], training: Sequence[Example], held_out: Sequence[Example], scored: str) -> None:

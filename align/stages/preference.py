@@ -40,10 +40,16 @@ class PreferenceModelling:
         self.held_out = examples.preferences(config.evaluation_pairs) if config.evaluation_pairs else []
         self.tuning: list[Preference] = []
         random.Random(config.seed).shuffle(pairs)
+        by_prompt = intervals.are_units([pair.prompt for pair in pairs])
+
+        def unit(pair: Preference) -> Hashable:
+            """Pairs of one prompt tell less than as many of different prompts."""
+            return pair.prompt if by_prompt and pair.prompt else pair
+
         if not self.held_out:
-            pairs, self.held_out = _set_aside(pairs)
+            pairs, self.held_out = _set_aside(pairs, unit)
         if config.needs_tuning_rows:
-            pairs, self.tuning = _set_aside(pairs, most=MOST_TUNING, seed=config.seed)
+            pairs, self.tuning = _set_aside(pairs, unit, most=MOST_TUNING, seed=config.seed)
         self.training = pairs
 
     def trainer(
@@ -85,7 +91,7 @@ class PreferenceModelling:
         """Pair accuracy (a tie counts half) and calibration error on held-out pairs; and for scale the accuracy of
         preferring the shorter response."""
         margins = self._margins(model, tokenizer, self.held_out).double()
-        units = [_unit(pair) for pair in self.held_out]
+        units = intervals.units_of([pair.prompt for pair in self.held_out])
         shorter = [float(len(pair.rejected) - len(pair.chosen)) for pair in self.held_out]
         sure = margins.abs().sigmoid()
         return {
@@ -120,15 +126,10 @@ def _won(margins: Sequence[float]) -> list[float]:
     return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
 
 
-def _set_aside(pairs: Sequence[Preference], **how: Any) -> tuple[list[Preference], list[Preference]]:
-    kept, aside = set_aside(pairs, _unit, lambda pair: "", **how)
+def _set_aside(
+    pairs: Sequence[Preference], unit: Callable[[Preference], Hashable], **how: Any
+) -> tuple[list[Preference], list[Preference]]:
+    kept, aside = set_aside(pairs, unit, lambda pair: "", **how)
     if not aside:
-        raise UsageError(
-            f"{len(pairs)} pairs of one prompt are too few: those of others are kept aside to measure with"
-        )
+        raise UsageError(f"{len(pairs)} pairs are too few: some are kept aside to measure with")
     return kept, aside
-
-
-def _unit(pair: Preference) -> Hashable:
-    """Pairs of one prompt tell less than as many of different prompts, and must not be trained and measured with."""
-    return pair.prompt or (pair.chosen, pair.rejected)

@@ -120,6 +120,16 @@ def test_score_without_standard_input() -> None:
     assert (done.returncode, done.stderr) == (2, "error: standard input is closed: name a FILE\n")
 
 
+def test_evaluate_pairs_of_other_columns(place: Path, run_align: Align) -> None:
+    turn = {"role": "assistant"}
+    rows = [{"better": [turn | {"content": "w" * (n + 2)}], "worse": [turn | {"content": "w"}]} for n in range(12)]
+    (place / "chats.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    columns = ["--chosen", "{better.0.content}", "--rejected", "{worse.0.content}"]
+    result = run_align("reward", "evaluate", "cli_rewards:length", "chats.jsonl", *columns, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["metrics"]["pair_accuracy"]["value"] == 1.0
+
+
 def test_evaluate_labels(place: Path, run_align: Align) -> None:
     arguments = ["evaluate", "toxicity", "rows.jsonl", "--by", "group", "--terms", "w4,w11"]
     result = run_align("reward", *arguments, "--json", "--output", "out")

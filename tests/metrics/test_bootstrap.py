@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from align.metrics.bootstrap import bootstrap
-from align.metrics.intervals import mean_interval
+from align.metrics.classification import roc_auc_interval
+from align.metrics.intervals import mean_interval, units_of
 
 
 def test_of_a_mean_it_is_the_interval_of_means() -> None:
@@ -38,3 +39,32 @@ def test_resamples_without_a_value_are_left_out_but_not_many() -> None:
         bootstrap(lambda rows: float(few[rows][:5].mean()) or math.nan, 100)
     with pytest.raises(ValueError, match="not defined on these 0 rows"):
         bootstrap(lambda rows: 1.0, 0)
+
+
+def test_rows_of_one_unit_are_drawn_together() -> None:
+    values = np.random.default_rng(1).normal(size=50)
+    often = np.repeat(values, 8)
+    alone = bootstrap(lambda rows: float(values[rows].mean()), 50)
+    together = bootstrap(lambda rows: float(often[rows].mean()), 400, units=np.repeat(np.arange(50), 8).tolist())
+    apart = bootstrap(lambda rows: float(often[rows].mean()), 400)
+    assert (together.value, together.n) == (pytest.approx(alone.value), 50)
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
+    assert apart.high - apart.low < 0.6 * (alone.high - alone.low)
+
+
+def test_an_area_of_units_has_no_narrower_interval_for_repeated_rows() -> None:
+    rng = np.random.default_rng(0)
+    positive = (np.arange(60) % 2).astype(bool)
+    scores = rng.normal(size=60) + positive
+    alone = roc_auc_interval(positive.tolist(), scores.tolist())
+    often = roc_auc_interval(np.tile(positive, 9).tolist(), np.tile(scores, 9).tolist(), units=[*range(60)] * 9)
+    assert (often.value, often.n) == (pytest.approx(alone.value), 60)
+    assert often.high - often.low == pytest.approx(alone.high - alone.low, rel=0.3)
+
+
+def test_prompts_are_units_where_there_are_many() -> None:
+    alone = [*range(40)]
+    assert units_of([f"p{row // 2}" for row in alone]) == [f"p{row // 2}" for row in alone]
+    assert units_of(["Rate this text."] * 40) == alone
+    assert units_of([""] * 40) == alone
+    assert units_of(["", *(f"p{row}" for row in alone[1:])])[:2] == [0, "p1"]

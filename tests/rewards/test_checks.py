@@ -54,6 +54,13 @@ def test_a_planted_fault_is_found_by_its_check(spec: reward_models.Spec, check: 
     assert found(spec)[check] == "failed"
 
 
+def test_a_rule_for_something_rare_is_no_constant_where_probes_show_it() -> None:
+    spec = {"model": "rules", "banned": {"phrases": ["as an AI"]}}
+    assert found(spec)["spread"] == "failed"
+    outcomes = checks.run(reward_models.load(spec), [("I think so.", "Well, as an AI I think so.")])
+    assert {one.check: one.state for one in outcomes} == dict.fromkeys(ALL, "passed")
+
+
 def test_a_broken_contract_names_the_model_and_ends_the_checks() -> None:
     (outcome,) = checks.run(reward_models.load("rewards_for_tests:nan"))
     assert "reward model rewards_for_tests:nan: score 11 of 12 is nan" in outcome.message

@@ -198,3 +198,20 @@ def test_the_reliability_diagram_is_the_same_bytes_for_the_same_bins(tmp_path: P
     assert b"</svg>" in (tmp_path / "a.svg").read_bytes()
     for ending in (".png", ".svg"):
         assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
+
+
+def test_what_one_prompt_says_again_narrows_no_interval() -> None:
+    number = reward_models.load("rewards_for_tests:number")
+    pairs = [{"prompt": f"p{n}", "chosen": str(n % 3), "rejected": str(n % 4 + 0.5)} for n in range(30)]
+    once, often = (evaluation.preferred(number, data.pairs(pairs * times, "rows")) for times in (1, 8))
+    for name in ("pair_accuracy", "margin"):
+        assert often["metrics"][name] == pytest.approx(once["metrics"][name])
+    assert often["length"]["correlation"]["n"] == 30
+    texts = [{"prompt": f"p{n}", "text": str(n % 5), "label": "ab"[n % 2]} for n in range(30)]
+    once, often = (
+        evaluation.labelled(number, data.texts(texts * times, "rows"), "label", positive=["a"], threshold=2.0)
+        for times in (1, 8)
+    )
+    for name in ("accuracy", "macro_f1", "pr_auc"):
+        assert often["metrics"][name] == pytest.approx(once["metrics"][name])
+    assert often["metrics"]["roc_auc"]["n"] == 30

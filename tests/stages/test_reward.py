@@ -277,21 +277,21 @@ def test_of_rows_that_all_differ_the_first_tenth_of_each_label_is_set_aside() ->
 
 def test_a_text_or_prompt_that_comes_again_is_not_trained_on_and_measured_with(tmp_path: Path, configured: Any) -> None:
     path = tmp_path / "again.jsonl"
-    rows = [{"text": f"t{n % 20}", "label": ("odd", "even")[n % 2], "prompt": f"p{n % 10}"} for n in range(120)]
+    rows = [{"text": f"t{n % 40}", "label": ("odd", "even")[n % 2], "prompt": f"p{n % 20}"} for n in range(120)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     data = {"dataset": {"path": str(path)}, "text": "{text}", "label": {"column": "label"}}
     for more, shared in (({}, lambda row: row.text), ({"prompt": "{prompt}"}, lambda row: row.prompt)):
         task = classification.Classification(configured(data=[{**data, **more}], labels={"positive": "odd"}))
         assert task.held_out
         assert not set(map(shared, task.training)) & set(map(shared, task.held_out))
-    pairs = [{"prompt": f"p{n % 10}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(60)]
+    pairs = [{"prompt": f"p{n % 20}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(60)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in pairs), encoding="utf-8")
     columns = {"prompt": "{prompt}", "chosen": "{chosen}", "rejected": "{rejected}"}
     pairs_of = {"kind": "reward", "model": "base", "pairs": [{"dataset": {"path": str(path)}, **columns}]}
     modelling = preference.PreferenceModelling(RewardConfig.model_validate({**pairs_of, "calibration": "temperature"}))
     parts = [{pair.prompt for pair in part} for part in (modelling.training, modelling.tuning, modelling.held_out)]
-    assert [len(prompts) for prompts in parts] == [8, 1, 1]
-    assert len(set.union(*parts)) == 10
+    assert [len(prompts) for prompts in parts] == [16, 2, 2]
+    assert len(set.union(*parts)) == 20
 
 
 def test_a_label_of_prompt_and_text_is_learned_and_read_with_its_prompt(
