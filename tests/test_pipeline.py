@@ -229,14 +229,14 @@ def test_how_long_a_service_is_waited_for_makes_no_other_artifact(here: Path, st
 
 
 def test_a_reward_of_ones_own_is_pinned_with_all_of_its_package(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (here / "brief").mkdir()
-    (here / "brief" / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    inner = here / "brief" / "inner.py"
+    (here / "pinned_reward").mkdir()
+    (here / "pinned_reward" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    inner = here / "pinned_reward" / "inner.py"
     inner.write_text("x = 1\n")
-    before = identity.outside_digest("brief.inner:Brief")
-    assert identity.outside_digest("brief:Brief") == before
+    before = identity.outside_digest("pinned_reward.inner:Brief")
+    assert identity.outside_digest("pinned_reward:Brief") == before
     inner.write_text("x = 2 + 2\n")
-    assert identity.outside_digest("brief:Brief") != before
+    assert identity.outside_digest("pinned_reward:Brief") != before
     with pytest.raises(FileNotFoundError, match="there is no module 'brave'"):
         identity.outside_digest("brave:Brief")
 

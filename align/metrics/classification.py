@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,10 +65,11 @@ def roc_auc_interval(
 ) -> Interval:
     """`roc_auc` with its 95 % bootstrap interval. Each class is resampled within itself, so that both always stay.
 
-    Where several rows share a unit, units are resampled instead.
+    Where several rows share a unit, units are resampled instead, unless they are so few that many resamples would have
+    one class alone.
 
     Raises:
-        ValueError: as `roc_auc`; or units so few that most resamples have one class alone.
+        ValueError: as `roc_auc`.
     """
     ups, downs = _by_class(positive, scores)
     if units is not None and len(set(units)) < len(units):
@@ -77,7 +79,8 @@ def roc_auc_interval(
             high, low = numbers[rows][truth[rows]], numbers[rows][~truth[rows]]
             return _area(high, low) if len(high) and len(low) else float("nan")
 
-        return bootstrap(area, len(truth), seed=seed, samples=samples, units=units)
+        with suppress(ValueError):
+            return bootstrap(area, len(truth), seed=seed, samples=samples, units=units)
     rng = np.random.default_rng(seed)
     areas = [
         _area(ups[rng.integers(len(ups), size=len(ups))], downs[rng.integers(len(downs), size=len(downs))])

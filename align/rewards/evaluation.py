@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -256,10 +255,8 @@ def _by_group(
             one["accuracy"] = mean_interval((truth == predicted).astype(float).tolist(), units=keys)
             one["macro_f1"] = _macro_f1(truth, predicted, keys)
         if 0 < truth.sum() < len(truth):
-            with suppress(ValueError):  # prompts so few that most resamples have one class alone
-                one["roc_auc"] = classification.roc_auc_interval(
-                    truth.tolist(), [scores[row] for row in rows], samples=500, units=keys
-                )
+            of_rows = [scores[row] for row in rows]
+            one["roc_auc"] = classification.roc_auc_interval(truth.tolist(), of_rows, samples=500, units=keys)
         found[value] = one
     return found
 

@@ -62,6 +62,13 @@ def test_an_area_of_units_has_no_narrower_interval_for_repeated_rows() -> None:
     assert often.high - often.low == pytest.approx(alone.high - alone.low, rel=0.3)
 
 
+def test_an_area_of_one_rare_positive_unit_still_has_an_interval() -> None:
+    units = [0, 0, *range(1, 40)]
+    found = roc_auc_interval([True, True] + [False] * 39, [1.0, 2.0] + [0.5, 1.5] * 19 + [0.1], units=units)
+    assert found.low <= found.value <= found.high
+    assert found.n == 41  # rows: of units, a third of all resamples would have no positive one
+
+
 def test_prompts_are_units_where_there_are_many() -> None:
     alone = [*range(40)]
     assert units_of([f"p{row // 2}" for row in alone]) == [f"p{row // 2}" for row in alone]
