@@ -2,10 +2,10 @@
 
     python benchmarks/reward_throughput.py          # writes results/reward_throughput.json
 
-Texts of mixed length from the embedded corpus, none of them cut; classifiers of two sizes with random weights, which
-cost what trained ones cost. The pipeline is given the same model and tokenizer, once at its defaults (a text at a time)
-and once at each of several batch sizes, of which the fastest counts, one text at a time among them. All take turns,
-round after round, in one process. Before timing, all scores are compared.
+Texts of mixed length from the embedded corpus, none of them cut, and with `--data` those of real data sets; classifiers
+of two sizes with random weights, which cost what trained ones cost. The pipeline is given the same model and tokenizer,
+once at its defaults (a text at a time) and once at each of several batch sizes, of which the fastest counts, one text
+at a time among them. All take turns, round after round, in one process. Before timing, all scores are compared.
 
 On one thread, CPU seconds of the process are counted: other work on the machine hardly changes them. With more threads,
 which wait for each other busily, it is the clock's seconds, and the machine should be quiet.
@@ -14,6 +14,7 @@ which wait for each other busily, it is the clock's seconds, and the machine sho
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import random
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
+    parser.add_argument("--data", type=Path, help="a directory with dynahate/ and realtoxicityprompts/")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--memory", type=json.loads, help=argparse.SUPPRESS)  # this process measures its peak
     args = parser.parse_args()
@@ -61,14 +63,18 @@ def main() -> None:
         print(_memory_rises_here(*args.memory))
         return
     clock = time.process_time if args.threads == 1 else time.perf_counter
-    mixtures = {longest: mixed_texts(args.texts, longest) for longest in LONGEST_TEXTS}
-    tokenizer = trained_tokenizer([text for texts in mixtures.values() for text in texts])
+    mixtures = {f"1 to {longest}": mixed_texts(args.texts, longest) for longest in LONGEST_TEXTS}
+    tokenizers = dict.fromkeys(mixtures, trained_tokenizer([text for texts in mixtures.values() for text in texts]))
+    if args.data:
+        real = real_texts(args.data)
+        of_real = trained_tokenizer([text for texts in real.values() for text in texts], vocabulary=16_000)
+        for name, texts in real.items():
+            mixtures[name], tokenizers[name] = random.Random(0).sample(texts, args.texts), of_real
     runs: list[dict[str, Any]] = []
     for name in args.sizes:
-        for longest, texts in mixtures.items():
-            runs.append(
-                {"model": name, "words": f"1 to {longest}", **measured(name, tokenizer, texts, args.rounds, clock)}
-            )
+        for words, texts in mixtures.items():
+            figures = measured(name, tokenizers[words], texts, args.rounds, clock)
+            runs.append({"model": name, "words": words, **figures})
             print({key: value for key, value in runs[-1].items() if key != "seconds"}, flush=True)
     result = {
         "texts": args.texts,
@@ -93,14 +99,23 @@ def mixed_texts(count: int, longest: int, seed: int = 0) -> list[str]:
     return [" ".join(words[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
 
 
-def trained_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+def real_texts(directory: Path) -> dict[str, list[str]]:
+    """What a toxicity reward reads: posts, and continuations by a language model."""
+    with (directory / "dynahate" / "dev.csv").open(encoding="utf-8", newline="") as file:
+        posts = [row["text"] for row in csv.DictReader(file)]
+    lines = (directory / "realtoxicityprompts" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    continuations = [json.loads(line)["continuation"]["text"] for line in lines]
+    return {"DynaHate dev": posts, "RealToxicityPrompts, continuations": continuations}
+
+
+def trained_tokenizer(texts: list[str], vocabulary: int = 2000) -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=2000, special_tokens=special, initial_alphabet=alphabet)
+        texts, trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet)
     )
     inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     return PreTrainedTokenizerFast(

@@ -81,13 +81,15 @@ def attach(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
 
 @torch.inference_mode()
 def logits(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], pad_token_id: int, batch_size: int) -> Tensor:
-    """[rows, labels] float32, on the CPU. Leaves the model in evaluation mode."""
+    """[rows, labels] float32, on the CPU. Leaves the model in evaluation mode. Rows of like length share a batch."""
     model.eval()
+    by_length = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]))
     parts = []
-    for start in range(0, len(token_ids), batch_size):
-        ids, mask = pad(token_ids[start : start + batch_size], pad_token_id)
+    for start in range(0, len(by_length), batch_size):
+        ids, mask = pad([token_ids[row] for row in by_length[start : start + batch_size]], pad_token_id)
         parts.append(model(input_ids=ids.to(model.device), attention_mask=mask.long().to(model.device)).logits)
-    return torch.cat(parts).float().cpu()
+    sorted_logits = torch.cat(parts).float().cpu()
+    return torch.empty_like(sorted_logits).index_copy_(0, torch.tensor(by_length), sorted_logits)
 
 
 def _needs_end(config: Any) -> bool:

@@ -407,6 +407,13 @@ def test_what_is_published_says_the_calibrated_probability(
     torch.testing.assert_close(torch.tensor(log_odds).float(), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_logits_come_in_the_order_of_the_rows(tiny_models: dict[str, Path]) -> None:
+    model = load_classifier(tiny_models["roberta"], ["a", "b"])
+    rows = [[7, 8, 9, 10, 11, 2], [7, 2], [9, 9, 8, 2], [5, 2], [6, 7, 2]]
+    alone = torch.cat([classifiers.logits(model, [row], 1, 8) for row in rows])
+    torch.testing.assert_close(classifiers.logits(model, rows, 1, 2), alone)
+
+
 def test_temperature_is_found_and_written_into_the_last_layer(tiny_models: dict[str, Path]) -> None:
     torch.manual_seed(0)
     true = torch.randn(4000, 3)
