@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers.utils import cached_file
 
-from reward_models import pretrained
+from reward_models import first_token, pretrained
 from reward_models.base import DECLARATION, RewardError, is_number
 from reward_models.batching import batches
 from reward_models.options import Input, Transform
@@ -124,6 +124,7 @@ class Classifier:
         options = {**declared, **{key: value for key, value in given.items() if value is not None}}
         check_options(name, {key: options[key] for key in given if key in options} | {"batch_tokens": batch_tokens})
         model, tokenizer = pretrained.classifier(source, name, revision)
+        first_token.compute_alone(model)
         config = model.config
         usual = {"input": cls.usual_input(tokenizer)}
         options = {**usual, **options}
