@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -231,6 +232,17 @@ def test_faults_are_found_by_check_plan_and_run_before_anything_runs(
         assert said in str(refused.value)
     assert time.monotonic() - began < 2
     assert not (here / "registry").exists()
+
+
+def test_a_spec_may_rename_what_a_declaration_has_renamed(here: Path) -> None:
+    declared = here / "declared"
+    shutil.copytree(here / "unnamed", declared)
+    (declared / "reward_model.json").write_text('{"names": {"LABEL_0": "nontoxic", "LABEL_1": "toxic"}}')
+    asked = "stages.ppo.reward={model: 'path:declared', label: fine, names: {LABEL_0: fine, LABEL_1: rude}}"
+    assert problems(asked) == []
+    assert "has no label 'fine' (it has nontoxic, toxic)" in "\n".join(
+        problems("stages.ppo.reward={model: 'path:declared', label: fine}")
+    )
 
 
 def publish(name: str, kind: str, directory: Path, inputs: dict[str, Any], **contract: Any) -> Any:

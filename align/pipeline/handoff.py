@@ -295,9 +295,11 @@ def _not_readable_so(place: str, spec: Any, given: Mapping[str, Contract]) -> It
         yield from _too_long(f"{place}.max_length", longest, model)
     if not model or not model.labels or len(model.labels) == 1:
         return
-    names, label = spec.get("names"), spec.get("label")
-    named = renamed(dict(enumerate(model.labels)), names if isinstance(names, Mapping) else {})
-    labels = list(named.values())
+    label, said = spec.get("label"), spec.get("names")
+    names, known = said if isinstance(said, Mapping) else {}, dict(enumerate(model.labels))
+    if not {str(key) for key in names} <= {*map(str, known), *model.labels}:
+        return  # they rename what the model's own declaration has renamed already
+    labels = list(renamed(known, names).values())
     if all(re.fullmatch(r"LABEL_\d+", one) for one in labels):
         yield (
             f"{place}: the labels of {spec['model']} have no names ({', '.join(labels)}). Say what they mean, from the "
