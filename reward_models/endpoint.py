@@ -188,7 +188,8 @@ class Endpoint:
                 f"reward model {self.address} is not on this machine but at {elsewhere[0]}: every prompt and response "
                 "would leave it. Say allow_remote: true if that is meant"
             )
-        if not self._secure and self._host != "localhost":  # what was checked is what is connected to
+        # What was checked is what is connected to. A certificate needs the name; `localhost` is all of its addresses.
+        if not self._secure and self._host != "localhost":
             self._host = min(found)
 
 
