@@ -8,13 +8,16 @@ from __future__ import annotations
 
 
 class AlignError(Exception):
-    """Something went wrong that a person can do something about. Exit code 1: a stage failed."""
+    """Something went wrong that a person can do something about, such as a stage that failed. Exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(AlignError):
-    """A bad recipe, reference, option or data file: found before any work starts. Exit code 2."""
+    """What was asked for cannot be done: a bad recipe, reference, option, data file or argument. Exit code 2.
+
+    Most are found before any work starts. The rest come from what only a stage can see, such as too few rows.
+    """
 
     exit_code = 2
 

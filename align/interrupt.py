@@ -52,7 +52,7 @@ def terminable() -> Iterator[None]:
     try:
         yield
     except _Terminated as error:
-        raise Interrupted(signal.SIGTERM, "interrupted by SIGTERM. Run the same command again to go on.") from error
+        raise Interrupted(signal.SIGTERM, "interrupted by SIGTERM. Run the same command again to resume.") from error
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -76,7 +76,7 @@ def raise_if_requested(state: str = "the last checkpoint is kept") -> None:
     """
     if _received is not None:
         name = signal.Signals(_received).name
-        raise Interrupted(_received, f"interrupted by {name}; {state}. Run the same command again to go on.")
+        raise Interrupted(_received, f"interrupted by {name}; {state}. Run the same command again to resume.")
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -86,10 +86,10 @@ def _note(number: int, frame: FrameType | None) -> None:
             os._exit(128 + number)
         return
     if _received is not None:
-        _say(b"\nleft at once; the same command goes on from the last checkpoint\n")
+        _say(b"\nquit now; run the same command to resume from the last checkpoint\n")
         os._exit(128 + number)
     _received = number
-    _say(b"\nstopping after this step, with a checkpoint (once more to leave at once)\n")
+    _say(b"\nfinishing this step and saving a checkpoint (press Ctrl-C again to quit now)\n")
 
 
 def _say(message: bytes) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -63,11 +63,11 @@ class CheckedModel:
         probes: Sequence[Sequence[str]] | None = None,
     ) -> None:
         if isinstance(model, type):
-            raise RewardError(f"{model.__qualname__} is a class: give one that is made, {model.__qualname__}()")
+            raise RewardError(f"{model.__qualname__} is a class: pass an instance, {model.__qualname__}()")
         score = getattr(model, "score", model)
         if not callable(score):
             raise RewardError(
-                f"{model!r} is no reward model: it needs score(prompts, responses, references=None), "
+                f"{model!r} is not a reward model: it needs score(prompts, responses, references=None), "
                 "or must itself be such a function"
             )
         self._model = model
@@ -94,11 +94,15 @@ class CheckedModel:
         Raises:
             RewardError: the model failed, or gave something else than one finite number per response.
         """
+        prompts, responses = _texts(self.name, "prompts", prompts), _texts(self.name, "responses", responses)
+        references = None if references is None else _texts(self.name, "references", references)
         for what, texts in (("prompts", prompts), ("references", references)):
             if texts is not None and len(texts) != len(responses):
                 raise RewardError(f"reward model {self.name}: {len(texts)} {what} for {len(responses)} responses")
         if self.needs_references and not (references and all(references)) and responses:
-            raise RewardError(f"reward model {self.name} compares with references, and was given none for a response")
+            raise RewardError(
+                f"reward model {self.name} needs a reference for every response, and at least one is missing"
+            )
         scores: list[float] = []
         self._components = {}
         for start in range(0, len(responses), self.batch_size or len(responses) or 1):
@@ -199,6 +203,13 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def _texts(name: str, what: str, texts: Any) -> Sequence[str]:
+    """A list or a tuple as it is, other iterables (arrays, columns, generators) as a list."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise RewardError(f"reward model {name}: {what} must be a list of texts, not {_shown(texts)}")
+    return texts if isinstance(texts, list | tuple) else list(texts)
+
+
 def _validated(scores: Any, expected: int, whose: str) -> list[float]:
     if hasattr(scores, "tolist"):  # an array or tensor
         scores = scores.tolist()
@@ -206,24 +217,29 @@ def _validated(scores: Any, expected: int, whose: str) -> list[float]:
         raise RewardError(f"{whose} must return a list of {expected} numbers, not {_shown(scores)}")
     if len(scores) != expected:
         raise RewardError(f"{whose} returned {len(scores)} scores for {expected} responses")
-    for index, value in enumerate(scores):
+    for number, value in enumerate(scores, start=1):
         if not is_number(value):
-            raise RewardError(f"{whose}: score {index} of {expected} is {_shown(value)}, not a finite number")
+            raise RewardError(f"{whose}: score {number} of {expected} is {_shown(value)}, not a finite number")
     return [float(value) for value in scores]
 
 
 def _taking_references(score: Scorer) -> Scorer:
     """`score`, given references too: by their name, as a third argument that it requires, or not at all. An optional
-    one of another name is an option of its own."""
+    one of another name is an option of its own. What calls its parameters `prompts` and `responses` may have them in
+    any order."""
     try:
         signature = inspect.signature(score)
-        named = signature.parameters.get("references")
+        takes = signature.parameters
+        positional = [name for name, parameter in takes.items() if parameter.kind is not parameter.KEYWORD_ONLY]
+        if {"prompts", "responses"} <= takes.keys() and positional[:2] != ["prompts", "responses"]:
+            return _by_keyword(score, "references" in takes)
+        named = takes.get("references")
         by_name = named is not None and named.kind is not named.POSITIONAL_ONLY
-        any_name = named is None and any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+        any_name = named is None and any(one.kind is one.VAR_KEYWORD for one in takes.values())
         if by_name or any_name:
             return lambda prompts, responses, references: score(prompts, responses, references=references)
         signature.bind([], [], None)
-        third = [*signature.parameters.values()][2:3]
+        third = [*takes.values()][2:3]
         if named is None and third and third[0].default is not third[0].empty:
             return lambda prompts, responses, references: score(prompts, responses)
     except TypeError:
@@ -231,6 +247,14 @@ def _taking_references(score: Scorer) -> Scorer:
     except ValueError:  # written in C, without a signature
         pass
     return score
+
+
+def _by_keyword(score: Scorer, references_too: bool) -> Scorer:
+    def called(prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None) -> Any:
+        more = {"references": references} if references_too else {}
+        return score(prompts=prompts, responses=responses, **more)
+
+    return called
 
 
 def _shown(value: Any) -> str:

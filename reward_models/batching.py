@@ -47,3 +47,14 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         rows = rows_of_a_pass(counts[end - 1][0])
         for first in range(shorter[start], shorter[end], rows):
             yield by_length[first : min(first + rows, shorter[end])]
+
+
+def of_one_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """As `batches`, but with no padding at all: only texts of one length share a pass."""
+    rows: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        rows.setdefault(length, []).append(index)
+    for length, found in sorted(rows.items()):
+        at_once = max(1, batch_tokens // length)
+        for first in range(0, len(found), at_once):
+            yield found[first : first + at_once]

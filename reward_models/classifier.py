@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 
 from reward_models import first_token, pretrained
 from reward_models.base import DECLARATION, RewardError, is_number
-from reward_models.batching import batches
+from reward_models.batching import batches, of_one_length
 from reward_models.options import Input, Transform
 from reward_models.options import check as check_options
 from reward_models.reading import Reading, reading
@@ -63,6 +63,7 @@ class Classifier:
         self._digest = digest
         self._mean, self._std = (moments["mean"], moments["std"]) if moments else (0.0, 1.0)
         self._probes = probes
+        self._pads = True
         self._pad_token_id = _pad_token_id(name, model, tokenizer)
         if input == "chat" and not tokenizer.chat_template:
             raise RewardError(f"reward model {name}: input is chat, but its tokenizer has no chat template")
@@ -130,7 +131,7 @@ class Classifier:
         options = {**usual, **options}
         if not _reads_alike(name, config, {**usual, **declared}, options):
             moments = None  # They are those of another number.
-        return cls(
+        made = cls(
             name,
             pretrained.moved(name, model, device or ("cuda" if torch.cuda.is_available() else "cpu")),
             tokenizer,
@@ -143,6 +144,8 @@ class Classifier:
             moments=moments,
             probes=options.get("probes", ()),
         )
+        made._pads = not made._padding_is_read()
+        return made
 
     @classmethod
     def usual_input(cls, tokenizer: Any) -> Input:
@@ -160,9 +163,10 @@ class Classifier:
         """One number per response."""
         texts = [self._text(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         token_ids = self._token_ids(texts)
+        divided = batches if self._pads else of_one_length
         scores = torch.empty(len(texts), dtype=torch.float64)
         with torch.inference_mode():
-            for indices in batches([len(ids) for ids in token_ids], self._batch_tokens):
+            for indices in divided([len(ids) for ids in token_ids], self._batch_tokens):
                 scores[indices] = self._reading.scores(self._logits([token_ids[index] for index in indices])).cpu()
         result: list[float] = ((scores - self._mean) / self._std).tolist()
         return result
@@ -221,6 +225,17 @@ class Classifier:
             room = self._max_length - 1
             ids = [*(ids[:room] if self._input == "response" else ids[max(0, len(ids) - room) :]), eos]
         return ids or [self._pad_token_id if eos is None else eos]
+
+    def _padding_is_read(self) -> bool:
+        """Whether the model says otherwise of a short text beside a longer one. XLNet takes the last position for the
+        end of the text, and FNet knows no mask."""
+        short, long = self._token_ids(["No.", "Thank you, that was kind of you. " * 3])
+        try:
+            with torch.inference_mode():
+                alone, beside = self._logits([short]), self._logits([short, long])[:1]
+        except Exception:
+            return False  # scoring will say why
+        return not torch.allclose(alone, beside, rtol=1e-4, atol=1e-4)
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         longest = max(map(len, rows))
@@ -285,7 +300,7 @@ def _reads_alike(name: str, config: Any, declared: Mapping[str, Any], asked: Map
 def _max_length(name: str, model: Any, tokenizer: Any, wanted: int | None) -> int:
     """Tokens that the model can read: RoBERTa and its kin start counting positions after the padding token's id."""
     limit = tokenizer.model_max_length
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         first = max(
             (
@@ -303,9 +318,10 @@ def _max_length(name: str, model: Any, tokenizer: Any, wanted: int | None) -> in
 
 def _pad_token_id(name: str, model: Any, tokenizer: Any) -> int:
     """What fills up short rows. Decoder-only classifiers find the end of a text by it, so the model must know it."""
-    candidates = (model.config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    config = model.config.get_text_config()  # of models that read pictures as well; of others, the config itself
+    candidates = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
     pad_token_id = next((candidate for candidate in candidates if candidate is not None), None)
     if pad_token_id is None:
         raise RewardError(f"reward model {name}: its tokenizer has neither a padding nor an end-of-text token")
-    model.config.pad_token_id = pad_token_id
+    config.pad_token_id = pad_token_id
     return int(pad_token_id)

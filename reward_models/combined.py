@@ -138,7 +138,7 @@ def _gate(members: Sequence[CheckedModel], threshold: float | None, otherwise: f
         otherwise = (members[0].describe()["range"] or [None])[0]
     if otherwise is None:
         raise RewardError(
-            f"combine: gate needs `otherwise`, the score where it is closed: that of {members[0].name} has no lowest"
+            f"combine: gate needs `otherwise`, the score where it is closed: {members[0].name} declares no lowest"
         )
     return float(threshold), float(otherwise)
 

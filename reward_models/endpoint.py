@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import http.client
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -72,10 +73,11 @@ class Endpoint:
             port = parts.port
             address.encode("ascii")
         except ValueError as error:
-            why = "write what is not ASCII as %C3%BC or xn--…" if isinstance(error, UnicodeError) else str(error)
-            raise RewardError(f"{address}: {why}") from error
+            not_ascii = isinstance(error, UnicodeError)
+            why = "write what is not ASCII as %C3%BC or xn--…" if not_ascii else "its host or port cannot be read"
+            raise RewardError(f"{shown_address(address)}: {why}") from None  # the error itself may quote a password
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise RewardError(f"{address}: a reward model's address looks like http://127.0.0.1:8000")
+            raise RewardError(f"{shown_address(address)}: a reward model's address looks like http://127.0.0.1:8000")
         if parts.username or parts.password:
             raise RewardError(f"the address of reward model {parts.hostname} must not hold a name or password")
         if not isinstance(allow_remote, bool):
@@ -98,6 +100,8 @@ class Endpoint:
         self._read_timeout = read_timeout
         self._timeout = timeout
         self._retries = retries
+        self._given_up = threading.Event()
+        self._sockets: set[socket.socket] = set()
         self._secret = _secret(address, key)
         if not allow_remote:
             self._require_loopback()
@@ -124,11 +128,24 @@ class Endpoint:
                 return self._post(self._path + path, body, headers)
             except _TryAgainError as error:
                 problem = error
-                if attempt < self._retries:
-                    time.sleep(max(error.after, _FIRST_PAUSE * 2**attempt))
+                if attempt < self._retries and self._given_up.wait(max(error.after, _FIRST_PAUSE * 2**attempt)):
+                    break
         tries = "once" if self._retries == 0 else f"{self._retries + 1} times"
         why = self._without_key(str(problem))
-        raise RewardError(f"reward model {self.address}: asked {tries}, without an answer: {why}")
+        refused = "; is it running? `align reward serve` starts one" if "ConnectionRefused" in why else ""
+        raise RewardError(f"reward model {self.address}: asked {tries}, without an answer: {why}{refused}")
+
+    @contextlib.contextmanager
+    def given_up_on_exit(self) -> Iterator[None]:
+        """Around threads that ask: whatever is raised here, such as Ctrl-C, ends what they wait for at once."""
+        self._given_up.clear()
+        try:
+            yield
+        except BaseException:
+            self._given_up.set()
+            for sock in list(self._sockets):
+                _shut_down(sock)
+            raise
 
     def shown(self, content: bytes, most: int = 80) -> str:
         """The beginning of an answer, for messages, without the key."""
@@ -136,17 +153,24 @@ class Endpoint:
 
     def _without_key(self, text: str) -> str:
         """What a server says may repeat the key that it was given."""
-        return text.replace(self._secret, "…") if self._secret else text
+        if not self._secret:
+            return text
+        in_json = json.dumps(self._secret)[1:-1]
+        for spelling in (self._secret, in_json, in_json.replace("/", "\\/")):
+            text = text.replace(spelling, "…")
+        return text
 
     def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         make = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         started, overdue = time.monotonic(), threading.Event()
+        sock: socket.socket | None = None
         connection = make(self._host, self._port, timeout=min(self._connect_timeout, self._timeout))
         try:
             connection.connect()
+            self._sockets.add(sock := connection.sock)
             # Each read has a timeout of its own; a server that trickles bytes is cut off by the timer.
-            with _cut_off(connection.sock, self._timeout - (time.monotonic() - started), overdue):
-                connection.sock.settimeout(self._read_timeout)
+            with _cut_off(sock, self._timeout - (time.monotonic() - started), overdue):
+                sock.settimeout(self._read_timeout)
                 with contextlib.suppress(ConnectionError):  # A refusal may be there before all has been sent.
                     connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
@@ -157,6 +181,7 @@ class Endpoint:
             why = f"no answer within {self._timeout:g} s" if overdue.is_set() else f"{type(error).__name__}: {error}"
             raise _TryAgainError(why) from error
         finally:
+            self._sockets.discard(sock)
             connection.close()
         if overdue.is_set():
             raise _TryAgainError(f"no answer within {self._timeout:g} s")
@@ -186,11 +211,18 @@ class Endpoint:
         if elsewhere:
             raise RewardError(
                 f"reward model {self.address} is not on this machine but at {elsewhere[0]}: every prompt and response "
-                "would leave it. Say allow_remote: true if that is meant"
+                "would leave it. Set allow_remote: true if that is intended"
             )
         # What was checked is what is connected to. A certificate needs the name; `localhost` is all of its addresses.
         if not self._secure and self._host != "localhost":
             self._host = min(found)
+
+
+def shown_address(address: str) -> str:
+    """An address for messages, without what may be secret: a name and password before the host, and a query."""
+    scheme, separator, rest = address.partition("://")
+    host = re.split(r"[?#]", rest)[0].rpartition("@")[2]
+    return f"{scheme}{separator}{host}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -200,15 +232,19 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _shut_down(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        # That of a TLS socket would drop the encryption first, under whoever is sending.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 @contextlib.contextmanager
 def _cut_off(sock: socket.socket, seconds: float, overdue: threading.Event) -> Iterator[None]:
     """Shut the connection down after so many seconds. The socket itself: `http.client` forgets it with the headers."""
 
     def cut() -> None:
         overdue.set()
-        with contextlib.suppress(OSError):
-            # That of a TLS socket would drop the encryption first, under whoever is sending.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        _shut_down(sock)
 
     timer = threading.Timer(max(0.0, seconds), cut)
     timer.daemon = True

@@ -63,7 +63,7 @@ class LLM:
         if not isinstance(settings or {}, Mapping):
             raise RewardError(f"llm: settings must be a mapping, as in {{seed: 1}}, not {settings!r}")
         if taken := sorted({"model", "messages"} & (settings or {}).keys()):
-            raise RewardError(f"llm: settings may not hold {taken[0]}, which `llm` and `rubric` make")
+            raise RewardError(f"llm: settings may not hold {taken[0]}, which `llm` and `rubric` set")
         if not isinstance(with_reference, bool):
             raise RewardError(f"llm: with_reference must be true or false, not {with_reference!r}")
         self.name = f"llm {llm}"
@@ -91,7 +91,7 @@ class LLM:
         bodies = [self._request(item) for item in items]
         digests = [hashlib.sha256(body).digest() for body in bodies]
         unknown = {digest: body for digest, body in zip(digests, bodies, strict=True) if digest not in self._known}
-        with ThreadPoolExecutor(self._parallel) as pool:
+        with ThreadPoolExecutor(self._parallel) as pool, self._endpoint.given_up_on_exit():
             self._known |= zip(unknown, pool.map(self._ask, unknown.values()), strict=True)
         return [self._known[digest] for digest in digests]
 
@@ -121,7 +121,7 @@ class LLM:
             said, ended = choice["message"]["content"], choice.get("finish_reason")
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
             raise RewardError(
-                f"reward model {self.name} did not answer as chat completions do, but {self._endpoint.shown(content)}"
+                f"reward model {self.name} did not answer with a chat completion, but {self._endpoint.shown(content)}"
             ) from error
         if ended == "length":
             raise RewardError(
@@ -129,7 +129,7 @@ class LLM:
                 "max_tokens in its settings"
             )
         if not isinstance(said, str) or not _NUMBER.fullmatch(said):
-            shown = self._endpoint.shown(str(said).encode())
+            shown = self._endpoint.shown(str(said).encode(errors="replace"))
             raise RewardError(
                 f"reward model {self.name} was asked for a number from {self._low:g} to {self._high:g} and nothing "
                 f"else, but answered {shown}: take a model that keeps to this, or say it in the rubric"

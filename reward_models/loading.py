@@ -50,9 +50,7 @@ def load(spec: Spec, **options: Any) -> CheckedModel:
     """
     if isinstance(spec, Mapping):
         if strange := [key for key in spec if not isinstance(key, str)]:
-            raise RewardError(
-                f"options of a reward model are named by text, and {strange[0]!r} is none: write it quoted"
-            )
+            raise RewardError(f"options of a reward model must have text as names: put {strange[0]!r} in quotes")
         return _load_mapping({**options, **spec})
     if not isinstance(spec, str | Path):
         return _finished(options, lambda rest, name: checked(_made(str(spec), lambda: spec, rest)))
@@ -115,9 +113,10 @@ def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
         module, attribute = BUILTIN[place]
         return _made(place, getattr(import_module(module), attribute), options)
     if place.lower().startswith(("http://", "https://")):
+        from reward_models.endpoint import shown_address
         from reward_models.remote import Remote
 
-        return _made(place, Remote, {"address": place, **options})
+        return _made(shown_address(place), Remote, {"address": place, **options})
     if place.startswith("hub:"):
         repository, _, revision = place.removeprefix("hub:").partition("@")
         return _trained(repository, {"revision": revision or None, **options}, name or place)
@@ -135,7 +134,7 @@ def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
 
         return load_attribute(place, **options)
     raise RewardError(
-        f"no reward model at {place!r}: it is no directory here, no module:attribute and none of "
+        f"no reward model at {place!r}: it is not a directory here, not a module:attribute and not one of "
         f"{', '.join(sorted(builtin_names()))}. A model of the Hugging Face Hub is written "
         f"hub:{place.removeprefix('path:')}"
     )

@@ -44,7 +44,7 @@ def renamed(labels: Mapping[int, str], names: Mapping[Any, Any]) -> dict[int, st
 
 
 def check(name: str, options: Mapping[str, Any]) -> None:
-    """Compare with what there is.
+    """Check a classifier's options without loading it.
 
     Raises:
         RewardError: an unknown option, or a value that makes no sense. What is None was not said.
@@ -53,13 +53,13 @@ def check(name: str, options: Mapping[str, Any]) -> None:
         raise RewardError(f"reward model {name}: a classifier takes {', '.join(OPTIONS)}, not {', '.join(unknown)}")
     said = {key: value for key, value in options.items() if value is not None}
     for option, allowed in _CHOICES.items():
-        if option in said and said[option] not in allowed:
+        if option in said and (said[option] not in allowed or type(said[option]) is not type(allowed[0])):
             raise RewardError(
                 f"reward model {name}: {option} is {said[option]!r}; it can be {', '.join(map(str, allowed))}"
             )
     for option in ("max_length", "batch_tokens"):
         value = said.get(option)
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (type(value) is not int or value < 1):
             raise RewardError(f"reward model {name}: {option} must be a whole number above 0, not {value!r}")
     if not isinstance(said.get("label", ""), str):
         raise RewardError(f"reward model {name}: label must be a label's name, not {said['label']!r}")

@@ -34,14 +34,14 @@ def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
     except Exception as error:  # Of damaged files each library complains in its own way.
         what = f"{error}"
         if not isinstance(error, OSError | ValueError):
-            what = f"its files are damaged or incomplete, make or fetch it anew: {type(error).__name__}: {error}"
+            what = f"its files are damaged or incomplete, make or fetch it again: {type(error).__name__}: {error}"
         raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {what}") from error
     try:
         with _quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         # Of no files transformers makes one, which knows a space at most.
         if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:
-            raise ValueError("it knows no word")
+            raise ValueError("its vocabulary is empty")
     except Exception as error:
         what = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
         raise RewardError(
@@ -54,7 +54,7 @@ def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
         )
     if report["missing_keys"]:
         raise RewardError(
-            f"reward model {name} is no trained classifier: it has no weights for "
+            f"reward model {name} is not a trained classifier: it has no weights for "
             f"{', '.join(sorted(report['missing_keys'])[:3])}. Train one with a stage of kind `reward`, or name another"
         )
     return model, tokenizer

@@ -57,11 +57,12 @@ def reading(name: str, config: Any, options: Mapping[str, Any]) -> Reading:
     Raises:
         RewardError: there is no such label, labels have no names, or the outputs are no choice.
     """
-    transform = options.get("transform", "log_odds")
-    if config.problem_type == "regression" and config.num_labels > 1 and transform != "logit":
+    regression = config.problem_type == "regression"
+    transform = options.get("transform", "logit" if regression else "log_odds")
+    if regression and transform != "logit":
         raise RewardError(
-            f"reward model {name}: its outputs are {config.num_labels} numbers of a regression, not one choice: say "
-            "transform: logit"
+            f"reward model {name}: it is a regression, whose numbers are no logits of a choice: say transform: logit, "
+            f"not {transform}"
         )
     label, index = _chosen_label(name, config.id2label, options.get("label"), options.get("names") or {})
     return Reading(

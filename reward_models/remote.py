@@ -67,7 +67,7 @@ class Remote:
             answer = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise RewardError(
-                f"reward model {self.name} did not answer JSON, but {self._endpoint.shown(content)}"
+                f"reward model {self.name} did not answer with JSON, but {self._endpoint.shown(content)}"
             ) from error
         if not isinstance(answer, dict) or not isinstance(answer.get("scores"), list):
             raise RewardError(f'reward model {self.name} must answer {{"request": …, "scores": [{{"id", "score"}}]}}')

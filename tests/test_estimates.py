@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from align.configs.ppo import PPOStageConfig
 from align.configs.pretrain import PretrainConfig
 from align.configs.reward import RewardConfig
 from align.errors import UsageError
@@ -70,3 +71,14 @@ def test_a_reward_model_with_adapters_trains_less_and_an_average_costs_memory() 
     assert lora.trainable < full.trainable / 3
     assert lora.memory < full.memory
     assert averaged.memory == full.memory + 4 * full.trainable
+
+
+def test_a_judge_of_ppo_is_held_as_its_reward_is() -> None:
+    def announced(**scorers: str) -> Any:
+        prompts = [{"dataset": {"path": "rows.csv"}, "prompt": "{text}"}]
+        config = PPOStageConfig(kind="ppo", policy="small", prompts=prompts, evaluation_prompts=prompts, **scorers)
+        inputs = {place: Source(name, stage="small") for place, name in {"policy": "small", **scorers}.items()}
+        return estimates.estimates([_pretrain("llama"), _step("ppo", config, inputs)])["ppo"]
+
+    alone, judged = announced(reward="small"), announced(reward="small", judge="other")
+    assert judged.memory == alone.memory + 4 * alone.parameters

@@ -73,7 +73,7 @@ def write_model(
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    rows = [{"prompt": "a", "answer": "b", "label": "toxic"}, {"prompt": "c", "answer": "d", "label": "nontoxic"}]
+    rows = [{"prompt": c, "answer": c * 2, "label": ("toxic", "nontoxic")[c in "ab"]} for c in "abcd"]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     write_model(tmp_path / "model")
@@ -95,6 +95,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def problems(*overrides: str) -> list[str]:
     recipe = load("tiny.yaml", overrides)
     return pipeline.check(recipe, pipeline.open_registry(recipe))
+
+
+def test_a_judge_that_is_the_reward_is_warned_of(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert problems() == []
+    assert "stages.evaluation.judge is toxicity, which is also the reward that ppo is trained on" in caplog.text
+    caplog.clear()
+    assert problems("stages.ppo.reward={model: rules, length: {target: 3}}") == []
+    assert caplog.text == ""
 
 
 def test_what_belongs_together_is_let_through(here: Path) -> None:
@@ -166,7 +174,7 @@ def test_options_of_classifiers_are_checked_before_they_are_there(here: Path, re
             ["stages.ppo.critic_from=path:other_tokens", "stages.ppo.ppo.critic=separate"],
             "stages.ppo.critic_from: its tokenizer is not that of `policy`, whose tokens it would have to read",
         ),
-        (["stages.base.model=./encoder"], "sft.model: is a BertForMaskedLM, an encoder, which cannot write"),
+        (["stages.base.model=./encoder"], "sft.model: is a BertForMaskedLM, an encoder, which cannot generate text"),
         (
             ["stages.toxicity.normalize={policy: 'path:classifier', prompts: [{dataset: rows, prompt: '{prompt}'}]}"],
             "toxicity.normalize.policy: is a classifier (labels nothate, hate), not a language model",
@@ -187,7 +195,7 @@ def test_options_of_classifiers_are_checked_before_they_are_there(here: Path, re
         ),
         (
             ["stages.base.model=./cut_short"],
-            "sft.model: cut_short/model.safetensors is not a safetensors file, or was cut short (its header is not th",
+            "sft.model: cut_short/model.safetensors is not a safetensors file, or was cut short (its header is missi",
         ),
         (["stages.toxicity.model=path:small"], "toxicity.max_length: 256 tokens are more than the 40 positions"),
         (["stages.ppo.policy=path:small"], "ppo.ppo.response_length: 54 tokens are more than the 40 positions"),
@@ -198,11 +206,11 @@ def test_options_of_classifiers_are_checked_before_they_are_there(here: Path, re
         (["stages.evaluation.models=['path:small']"], "evaluation.generation.max_new_tokens: 65 tokens are more than"),
         (
             ["stages.sft.publish=adapter", "stages.sft.method=lora", "stages.toxicity.model=sft"],
-            "toxicity.model: is an adapter alone, and a classifier needs a whole model: publish it with `publish: mer",
+            "toxicity.model: is only an adapter, and a classifier needs a whole model: publish it with `publish: mer",
         ),
         (
             ["stages.sft.publish=adapter", "stages.sft.method=lora", "stages.ppo.method=qlora"],
-            "stages.ppo.policy: is an adapter alone, which no 4-bit base can take in: publish it",
+            "stages.ppo.policy: is only an adapter, which cannot be merged into a 4-bit base: publish it",
         ),
         (
             [
@@ -211,11 +219,11 @@ def test_options_of_classifiers_are_checked_before_they_are_there(here: Path, re
             ],
             "stages.ppo.judge.label: path:classifier has no label 'toxic'",
         ),
-        (["stages.ppo.reward=path:adapter"], "stages.ppo.reward: is an adapter alone, and scores need a whole"),
-        (["stages.ppo.policy=path:adapter"], "path:adapter is an adapter alone, and where its base lies is recorded"),
+        (["stages.ppo.reward=path:adapter"], "stages.ppo.reward: is only an adapter, and scores need a whole"),
+        (["stages.ppo.policy=path:adapter"], "path:adapter is only an adapter, and where its base lies is not"),
         (
             ["stages.sft.publish=adapter", "stages.sft.method=lora", "stages.sft.model=path:model"],
-            "stages.ppo.policy: sft is an adapter alone, and where its base lies is recorded nowhere: publish it with",
+            "stages.ppo.policy: sft is only an adapter, and where its base lies is not recorded: publish it with",
         ),
     ],
 )
@@ -278,7 +286,7 @@ def test_an_adapter_finds_its_base_by_digest_and_takes_no_other(here: Path) -> N
     assert problems("stages.ppo.policy=registry:tuned") == []
 
     (here / "registry" / "artifacts" / "base" / "v1").rename(here / "gone")
-    said = f"tuned@v1 is an adapter alone, for base@v1 (digest {base.digest[:12]}), which is not in this registry"
+    said = f"tuned@v1 is only an adapter, for base@v1 (digest {base.digest[:12]}), which is not in this registry"
     assert said in "\n".join(problems("stages.ppo.policy=registry:tuned"))
     with pytest.raises(UsageError, match="which is not in this registry"):
         align.plan("tiny.yaml", overrides=["stages.ppo.policy=registry:tuned"])
@@ -336,3 +344,28 @@ def test_any_kind_of_reference_is_looked_at(here: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(handoff, "foreseen", lambda *given, **how: (seen.append(given[2]), original(*given, **how))[1])
     problems("stages.ppo.policy=hub:org/name", "stages.evaluation.reward=http://127.0.0.1:1")
     assert {"hub:org/name", "http://127.0.0.1:1", "sft", "toxicity"} <= set(seen)
+
+
+def test_a_damaged_version_keeps_no_adapter_from_its_sound_base(here: Path) -> None:
+    base = publish("base", "pretrain", here / "model", {})
+    publish("tuned", "sft", here / "adapter", {"model": base})
+    newer = publish("base", "pretrain", here / "small", {})
+    weights = newer.path / "model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(b"")
+    assert problems("stages.ppo.policy=registry:tuned") == []
+
+
+def test_a_directory_that_holds_an_adapter_alone_cannot_be_a_base(here: Path) -> None:
+    said = "\n".join(problems("stages.base.model=./adapter"))
+    assert "base is only an adapter, and where its base lies is not recorded" in said
+
+
+def test_an_own_option_called_of_is_no_list_of_rewards(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "of_mine.py").write_text(
+        "class Mine:\n"
+        "    def __init__(self, of):\n        self.of = of\n"
+        "    def score(self, prompts, responses):\n        return [float(len(r) + self.of) for r in responses]\n"
+    )
+    monkeypatch.syspath_prepend(str(here))
+    assert problems("stages.ppo.reward={model: of_mine:Mine, of: 3}") == []

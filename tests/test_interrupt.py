@@ -39,8 +39,8 @@ with interrupt.guarded():
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ended.returncode == 130
     assert ended.stdout == ""
-    assert "stopping after this step" in ended.stderr
-    assert "left at once; the same command goes on from the last checkpoint" in ended.stderr
+    assert "finishing this step and saving a checkpoint" in ended.stderr
+    assert "quit now; run the same command to resume from the last checkpoint" in ended.stderr
 
 
 def test_workers_do_not_repeat_what_the_terminal_sends_to_all_of_them() -> None:

@@ -354,7 +354,7 @@ def test_a_stage_that_fails_keeps_the_others_and_says_how_to_go_on(
         align.run("tiny.yaml")
     assert failed.value.exit_code == exit_code
     assert str(error) in str(failed.value)
-    assert "Earlier artifacts are kept; run the same command again to go on" in str(failed.value)
+    assert "Earlier artifacts are kept; run the same command again to resume" in str(failed.value)
     (log,) = (here / "registry" / "workspaces").glob("ppo-*/error.log")
     assert "Traceback" in log.read_text()
     plan = align.plan("tiny.yaml")
@@ -428,7 +428,7 @@ def test_a_signal_at_the_end_of_a_stage_is_not_lost(here: Path, stage: FakeStage
 
 
 def test_an_interruption_keeps_its_exit_code(here: Path, stage: FakeStage) -> None:
-    stage.fail = Interrupted(15, "interrupted by SIGTERM; run the same command again to go on")
+    stage.fail = Interrupted(15, "interrupted by SIGTERM; run the same command again to resume")
     with pytest.raises(Interrupted, match="SIGTERM") as stopped:
         align.run("tiny.yaml")
     assert stopped.value.exit_code == 143
@@ -659,5 +659,5 @@ def test_a_full_disk_is_told_to_a_person(here: Path, stage: FakeStage, monkeypat
     with pytest.raises(AlignError, match=r"(?s)unexpected pos.*the disk is full.*could not be written to .*No space"):
         align.run("tiny.yaml", ["ppo"])
     monkeypatch.setattr("align.tracking.events.EventLog.__init__", full)
-    with pytest.raises(AlignError, match=r"stage ppo cannot be begun in the registry .*No space left on device\."):
+    with pytest.raises(AlignError, match=r"stage ppo cannot be started in the registry .*No space left on device\."):
         align.run("tiny.yaml", ["ppo"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -143,7 +144,7 @@ def test_everything_wrong_is_said_at_once_with_its_line(problems: Problems) -> N
         ("    model: base\n    data:\n", "    data:\n", "tiny.yaml:7: stages.sft.model: is missing"),
         ("kind: sft", "kind: stf", "tiny.yaml:8: stages.sft.kind: there is no kind 'stf'; did you mean `sft`?"),
         ("kind: sft\n", "method: full\n", "tiny.yaml:7: stages.sft: kind is missing"),
-        ("  ppo:", "  PPO:", "stages.PPO: a stage's name is its artifact's: small letters"),
+        ("  ppo:", "  PPO:", "stages.PPO: a stage's name is its artifact's: at most 64 lowercase letters"),
         ("[sft, ppo]", "sft", "stages.evaluation.models: should be a list"),
         ("[sft, ppo]", "[]", "stages.evaluation.models: is empty"),
         ("{positive: nontoxic}\n", "{positive: nontoxic}\n    probes: [[a]]\n", "stages.toxicity.probes.0: is missing"),
@@ -242,13 +243,41 @@ def test_stages_and_columns_may_be_called_like_keys(read: Loader) -> None:
     assert recipe.stages["sft"].data[0].where == {"dataset": "rows"}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("scorer", ["reward", "judge"])
+def test_an_own_option_of_a_reward_or_a_judge_may_be_called_dataset(read: Loader, scorer: str) -> None:
+    own = {"model": "my:M", "dataset": "foo"}
+    held_out = '[{dataset: rows, prompt: "{prompt}"}]'
+    scorers = {"reward": "toxicity", scorer: json.dumps(own)}
+    written = ", ".join(f"{place}: {spec}" for place, spec in scorers.items())
+    recipe = read(("reward: toxicity", f"evaluation_prompts: {held_out}, {written}"))
+    assert getattr(recipe.stages["ppo"], scorer) == own
+
+
+def test_a_seed_that_is_too_large_is_said_where_it_stands(problems: Problems) -> None:
+    assert problems(("seed: 17", "seed: 5000000000")) == [
+        "tiny.yaml:2: seed: should be less than 4294967296, but is 5000000000"
+    ]
+
+
+def test_metrics_that_cannot_be_taken_are_said_before_anything_runs(problems: Problems) -> None:
+    said = problems(('reference: "{answer}"}', 'reference: "{answer}", metrics: [rogue]}'))
+    assert len(said) == 1
+    assert "stages.evaluation.data.0.metrics.0" in said[0]
+    assert "rouge" in said[0]
+    said = problems(("    judge: {model: toxicity", "    metrics: [reward]\n    judge: {model: toxicity"))
+    assert "metric reward needs a `reward:`" in said[0]
+
+
 def test_an_unset_environment_variable_is_named(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ALIGN_DATA", raising=False)
-    found = problems(("path: rows.jsonl", 'path: "${env:ALIGN_DATA}/rows.jsonl"'))
-    assert found == [
+    written = ("path: rows.jsonl", 'path: "${env:ALIGN_DATA}/rows.jsonl"')
+    said = (
         "tiny.yaml:4: datasets.rows.path: environment variable ALIGN_DATA is not set;"
         " set it first: export ALIGN_DATA=..."
-    ]
+    )
+    monkeypatch.delenv("ALIGN_DATA", raising=False)
+    assert problems(written) == [said]
+    monkeypatch.setenv("ALIGN_DATA", "")
+    assert problems(written) == [said]
 
 
 def test_overrides_are_typed_by_the_schema(read: Loader) -> None:

@@ -87,7 +87,7 @@ class Command(TyperCommand):
         except KeyboardInterrupt:
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            _to_stderr(f"interrupted; run the same command again to go on\n{_command_line(ctx)}")
+            _to_stderr(f"interrupted; run the same command again to resume\n{_command_line(ctx)}")
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -97,9 +97,9 @@ def print_json(value: Any) -> None:
 
 
 def readable(number: float) -> str:
-    """`1.2 M` of 1,234,567: three digits and a unit of thousands."""
+    """`1.23 M` of 1,234,567: three digits and a unit of thousands."""
     for unit in ("", "k", "M", "G"):
-        if number < 1000:
+        if round(number) < 1000:
             return f"{number:.3g} {unit}" if unit else f"{number:.3g} "
         number /= 1000
     return f"{number:.3g} T"

@@ -45,7 +45,8 @@ def doctor(
 ) -> None:
     """Look at versions, accelerator, registry, disk space and W&B.
 
-    Takes a few seconds. Exit code 0 if all is well, 3 if an artifact is damaged, 2 for a bad recipe, else 1.
+    Takes a few seconds. Artifacts are checked by manifest and size; `align registry verify` hashes them as well. Exit
+    code 0 if all is well, 3 if an artifact is damaged, 2 for a bad recipe, else 1.
     """
     from align import pipeline
     from align.recipe import load
@@ -147,7 +148,7 @@ def _registry(store: Registry) -> Iterator[Finding]:
             yield Finding(name, "note", f"{left} {what} in {store.root / name}")
     begun = sorted({path.parent.parent.name for path in (store.root / "workspaces").glob("*/checkpoints/*")})
     if begun:
-        yield Finding("workspaces", "note", f"begun and not done, to go on with: {', '.join(begun)}")
+        yield Finding("workspaces", "note", f"unfinished, and can be resumed: {', '.join(begun)}")
 
 
 def _disk(store: Registry, planned: Plan | None) -> Finding:
@@ -156,6 +157,8 @@ def _disk(store: Registry, planned: Plan | None) -> Finding:
 
     place = next(path for path in (store.root, *store.root.parents) if path.exists())
     free = shutil.disk_usage(place).free
+    if not os.access(place, os.W_OK) or not free:
+        return Finding("disk", "problem", f"{place} cannot be written to: choose another place by --registry")
     room = f"{readable(free)}B free at {place}"
     if planned is None:
         return Finding("disk", "ok", room)
@@ -163,7 +166,7 @@ def _disk(store: Registry, planned: Plan | None) -> Finding:
     wanted = [sizes[step.name].disk for step in planned.to_run]
     need = sum(size for size in wanted if size)
     unknown = sum(size is None for step, size in zip(planned.to_run, wanted, strict=True) if step.kind != "evaluate")
-    besides = f", and {unknown} stages whose models are not here yet" if unknown else ""
+    besides = f", not counting {unknown} stages whose models are not available yet" if unknown else ""
     room += f"; {planned.recipe.name} needs at most {readable(need)}B{besides}"
     return Finding("disk", "problem" if need > free else "ok", room)
 

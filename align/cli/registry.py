@@ -51,7 +51,7 @@ def list_artifacts(registry: RegistryOption = None, as_json: AsJson = False, deb
     elif rows:
         typer.echo("\n".join(_aligned([_HEAD, *map(_cells, rows)])))
     elif not damaged:
-        typer.echo(f"{store.root} holds no artifact yet; align run makes some")
+        typer.echo(f"{store.root} holds no artifacts yet; align run publishes some")
     if damaged:
         raise VerificationError("\n".join(map(str, damaged)))
 
@@ -68,7 +68,7 @@ _HEAD = ["artifact", "kind", "created", "size", "digest", "aliases"]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    size, name = f"{row['size'] / 1e6:.1f} MB", f"{row['name']}@{row['version']}"
+    size, name = f"{readable(row['size'])}B", f"{row['name']}@{row['version']}"
     named = " ".join([*row["aliases"], *["(pinned)"] * row["pinned"]])
     return [name, row["kind"], row["created"], size, row["digest"][:12], named]
 
@@ -146,7 +146,7 @@ def verify(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Hash every byte, and say what is not as it was published. Exit code 3 if anything is."""
+    """Hash every byte, and list what is not as it was published. Exit code 3 if anything differs."""
     store = _existing(registry)
     problems = store.verify(reference)
     if as_json:
@@ -168,7 +168,7 @@ def tag(
 ) -> None:
     """Let name@ALIAS stand for this artifact."""
     artifact = _open(registry).tag(reference, alias)
-    typer.echo(f"{artifact.name}@{alias} is {artifact.reference} now")
+    typer.echo(f"{artifact.name}@{alias} now points to {artifact.reference}")
 
 
 @app.command(cls=Command)
@@ -179,7 +179,7 @@ def diff(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show in what two artifacts differ: configuration, inputs, data, metrics, environment, files."""
+    """Show how two artifacts differ: configuration, inputs, data, metrics, environment, files."""
     from rich.table import Table
     from rich.text import Text
 
@@ -210,12 +210,12 @@ def pin(reference: ReferenceArgument, registry: RegistryOption = None, debug: De
 @app.command(cls=Command)
 def unpin(reference: ReferenceArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
     """Let go of a pinned artifact."""
-    typer.echo(f"{_open(registry).unpin(reference)} is pinned no more")
+    typer.echo(f"{_open(registry).unpin(reference)} is no longer pinned")
 
 
 @app.command(cls=Command)
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", "--yes", help="Remove it. Without this, only look.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", "--yes", help="Remove it. Without this, only list it.")] = False,
     older: Annotated[float, typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what is younger.")] = 0.0,
     registry: RegistryOption = None,
     as_json: AsJson = False,
@@ -247,7 +247,7 @@ def gc(
 @app.command(cls=Command)
 def export(
     reference: ReferenceArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A tar file, made anew.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The tar file to write.")],
     registry: RegistryOption = None,
     debug: Debug = False,
 ) -> None:
@@ -267,7 +267,7 @@ def import_(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Take in an artifact, and all that it was made from, from a file. Every byte is verified first."""
+    """Import an artifact, and all that it was made from, from a file. Every byte is verified first."""
     from align.registry import archive
 
     references = [artifact.reference for artifact in archive.import_(_open(registry), file, name)]
@@ -290,7 +290,7 @@ def push(reference: ReferenceArgument, url: UrlArgument, registry: RegistryOptio
 
 @app.command(cls=Command)
 def pull(reference: ReferenceArgument, url: UrlArgument, registry: RegistryOption = None, debug: Debug = False) -> None:
-    """Take an artifact, and all that it was made from, from a mirror. Every byte is verified first."""
+    """Copy an artifact, and all that it was made from, from a mirror. Every byte is verified first."""
     from align.registry.mirror import Mirror
 
     artifact = Mirror(_lasting(url)).pull(_open(registry), reference)
@@ -313,7 +313,7 @@ def _existing(path: str | None) -> Registry:
 
 def _lasting(url: str) -> str:
     if url.startswith("memory:"):
-        raise UsageError(f"{url} ends with this command: name a place that lasts")
+        raise UsageError(f"{url} is gone when this command ends: name a place that lasts")
     return url
 
 

@@ -71,7 +71,7 @@ def check(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Is it fit to steer a training? Contract, determinism, polarity; batch size and order change nothing.
+    """Is it fit to steer training? Contract, determinism, polarity; batch size and order change nothing.
 
     Exit code 1 if a check fails.
     """
@@ -96,7 +96,7 @@ def score(
     registry: RegistryOption = None,
     debug: Debug = False,
 ) -> None:
-    """Score rows: {"prompt": …, "response": …} a line, or a response a line. Prints them with their `score`."""
+    """Score rows: one {"prompt": …, "response": …} or one response per line. Prints them with their `score`."""
     from align.data import sources
     from align.progress import track
     from align.rewards import scoring
@@ -137,10 +137,10 @@ def evaluate(
         list[str] | None, typer.Option("--by", metavar="COLUMN", help="Measure again for each value of this column.")
     ] = None,
     terms: Annotated[
-        str | None, typer.Option("--terms", metavar="WORDS", help="Identity terms: a file, one a line, or a,b,c.")
+        str | None, typer.Option("--terms", metavar="WORDS", help="Identity terms: a file, one per line, or a,b,c.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option("--threshold", help="Score from which on a text is taken for a good one.")
+        float | None, typer.Option("--threshold", help="A text that scores this or more counts as good.")
     ] = None,
     output: Output = None,
     registry: RegistryOption = None,
@@ -154,7 +154,7 @@ def evaluate(
     from align.rewards import data, evaluation
 
     if threshold is not None and not math.isfinite(threshold):
-        raise UsageError(f"--threshold {threshold}: a finite number")
+        raise UsageError(f"--threshold {threshold}: must be a finite number")
     selected, place = data.select(rows)
     _make(output)
     if chosen or rejected or data.are_pairs(selected):
@@ -166,7 +166,7 @@ def evaluate(
             "--threshold": threshold,
         }
         if given := [option for option, value in only_labels.items() if value is not None]:
-            raise UsageError(f"{place} holds pairs (chosen, rejected), of which {given[0]} says nothing: remove it")
+            raise UsageError(f"{place} holds pairs (chosen, rejected), to which {given[0]} does not apply: remove it")
         pairs = data.pairs(selected, place, prompt, reference, chosen or "{chosen}", rejected or "{rejected}")
         result = evaluation.preferred(_load(model, registry), pairs, by=by or ())
     else:
@@ -226,7 +226,7 @@ def compare(
 @app.command(cls=Command)
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option("--host", help="Other than this machine's own needs a token.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Any but this machine's own needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8000,
     token: Annotated[
         str | None, typer.Option("--token-env", metavar="NAME", help=f"Variable with the token (default: {TOKEN}).")
@@ -234,7 +234,7 @@ def serve(
     registry: RegistryOption = None,
     debug: Debug = False,
 ) -> None:
-    """Serve it over HTTP, for `reward: http://127.0.0.1:8000`. Ctrl-C ends it. Needs the extra `serve`."""
+    """Serve it over HTTP, for `reward: http://127.0.0.1:8000`. Ctrl-C stops it. Needs the extra `serve`."""
     import os
 
     name = token or TOKEN
@@ -289,7 +289,7 @@ def _terms(given: str | None) -> list[str]:
         raise UsageError(f"--terms {given}: there is no such file (looked from {Path.cwd()})")
     found = list(dict.fromkeys(word.strip() for word in words if word.strip()))
     if not found:
-        raise UsageError(f"--terms {given}: no term in it")
+        raise UsageError(f"--terms {given}: it holds no term")
     return found
 
 
@@ -299,7 +299,7 @@ def _make(directory: Path | None) -> None:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {directory}: no directory can be made there: {error.strerror}") from error
+        raise UsageError(f"--output {directory}: the directory cannot be created: {error.strerror}") from error
 
 
 def _write_evaluation(directory: Path, result: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> None:

@@ -43,7 +43,9 @@ def check(
     problems = pipeline.check(loaded, pipeline.open_registry(loaded, registry))
     if problems:
         raise UsageError("\n".join(problems))
-    console().print(f"{loaded.path} is fine: {' -> '.join(pipeline.ordered(loaded, list(loaded.stages)))}")
+    console().print(
+        f"{loaded.path} is fine: {' -> '.join(pipeline.ordered(loaded, list(loaded.stages)))}", markup=False
+    )
 
 
 def plan(
@@ -99,7 +101,7 @@ def run(
 
     Every stage publishes an artifact into the registry.
 
-    Interrupted or failed, the same command goes on where it stopped.
+    After an interruption or a failure, the same command resumes where it stopped.
     """
     from align import pipeline
     from align.cli import tables

@@ -105,7 +105,8 @@ def print_artifacts(console: Console, artifacts: Mapping[str, Artifact]) -> None
         console.print(f"{name:<12} {artifact.reference:<16} {_near(artifact.path)}", soft_wrap=True, markup=False)
     for artifact in artifacts.values():
         if (artifact.path / "samples.jsonl").is_file():
-            console.print(f"all samples of {artifact.name}: {_near(artifact.path / 'samples.jsonl')}", soft_wrap=True)
+            place = _near(artifact.path / "samples.jsonl")
+            console.print(f"all samples of {artifact.name}: {place}", soft_wrap=True, markup=False)
 
 
 def _print_samples(console: Console, artifact: Artifact, order: list[str]) -> None:

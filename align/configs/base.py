@@ -106,7 +106,7 @@ class DatasetConfig(Config):
             raise ValueError(f"needs exactly one of {', '.join(sources)}, but has {given or 'none of them'}")
         for name, told in _ONLY_FOR.items():
             if getattr(self, name) is not None and given[0] not in told:
-                raise ValueError(f"`{name}` says nothing of a {given[0]}, only of a {' or a '.join(told)}: remove it")
+                raise ValueError(f"`{name}` does not apply to `{given[0]}`, only to `{'` or `'.join(told)}`: remove it")
         if self.exclude is not None and self.unique_by is None:
             raise ValueError("`exclude` compares rows by `unique_by`: add it, for example unique_by: '{dialogue}'")
         return self
@@ -155,12 +155,15 @@ class PromptData(SelectionConfig):
     reference: str | None = None
 
 
+Metric = Literal["rouge", "bleu", "perplexity", "toxicity", "kl", "length", "distinct", "reward"]
+
+
 class EvaluationData(SelectionConfig):
     """Prompts, their references where there are any, and the metrics to take on them."""
 
     prompt: str
     reference: str | None = None
-    metrics: list[str] | None = None
+    metrics: list[Metric] | None = None
     """Of the stage's metrics, those taken on these rows (default: all)."""
 
 
@@ -201,7 +204,7 @@ class LabelledData(SelectionConfig):
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> LabelledData:
         if (self.label is None) == (not self.labels):
-            raise ValueError("needs either `label:`, of which a row has one, or `labels:`, of which it has any number")
+            raise ValueError("needs either `label:` (exactly one per row) or `labels:` (any number per row)")
         if len(self.labels) == 1:
             raise ValueError("`labels:` is for two or more labels; for one, write `label:` with a threshold")
         return self

@@ -6,9 +6,16 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from align.configs.base import Config, EvaluationData, Fraction, GenerationSettings, Reference, RewardSpec, StageConfig
-
-Metric = Literal["rouge", "bleu", "perplexity", "toxicity", "kl", "length", "distinct", "reward"]
+from align.configs.base import (
+    Config,
+    EvaluationData,
+    Fraction,
+    GenerationSettings,
+    Metric,
+    Reference,
+    RewardSpec,
+    StageConfig,
+)
 
 
 class JudgeConfig(Config):
@@ -25,7 +32,7 @@ class JudgeConfig(Config):
         if (self.model is None) == (self.rule is None):
             raise ValueError("a judge is either a model or a rule")
         if (self.model is None) != (self.label is None):
-            raise ValueError("a judge that is a model needs `label:`, the name of the toxic label, and a rule has none")
+            raise ValueError("a judge that is a model needs `label:`, the name of the toxic label; a rule takes none")
         return self
 
 
@@ -55,6 +62,8 @@ class EvaluateConfig(StageConfig):
             raise ValueError(f"baseline {self.baseline!r} is not among models: {', '.join(self.models)}")
         if "toxicity" in self.metrics and self.judge is None:
             raise ValueError("metric toxicity needs a `judge:`")
+        if "reward" in self.metrics and self.reward is None:
+            raise ValueError("metric reward needs a `reward:`")
         if self.require_reward_auc is not None and (self.reward is None or self.judge is None):
             raise ValueError("require_reward_auc compares `reward:` with `judge:`: set both")
         return self

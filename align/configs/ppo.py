@@ -170,7 +170,7 @@ class PPOConfig(Config):
     @model_validator(mode="after")
     def _controls_what_it_can(self) -> Self:
         if self.kl_target is not None and self.kl_coef == 0:
-            raise ValueError("kl_target adapts kl_coef, and 0 stays 0: set kl_coef to where it is to start")
+            raise ValueError("kl_target adapts kl_coef, and 0 stays 0: set kl_coef to its starting value")
         if self.kl_target is not None and self.batch_size >= 5 * self.kl_horizon:
             raise ValueError(f"kl_horizon {self.kl_horizon} is too short for batch_size {self.batch_size}: raise it")
         if self.missing_eos_penalty and self.stop_token is None and self.stop_token_id is None:
@@ -233,7 +233,7 @@ class PPOStageConfig(StageConfig):
     @model_validator(mode="after")
     def _has_one_seed(self) -> Self:
         if "seed" in self.ppo.model_fields_set:
-            raise ValueError("ppo.seed says nothing in a recipe: set the stage's `seed`")
+            raise ValueError("ppo.seed has no effect in a recipe: set the stage's `seed`")
         return self
 
     @model_validator(mode="after")
@@ -247,13 +247,13 @@ class PPOStageConfig(StageConfig):
         if self.judge is not None and self.judge == self.reward:
             raise ValueError("judge is the reward itself: remove it, or name a scorer that is not trained against")
         if self.judge is not None and not self.evaluation_prompts:
-            raise ValueError("a judge chooses on prompts of its own: set evaluation_prompts")
+            raise ValueError("a judge needs prompts of its own to choose on: set evaluation_prompts")
         return self
 
     @model_validator(mode="after")
     def _critic_has_what_it_needs(self) -> Self:
         if self.ppo.critic == "adapter" and self.method == "full":
-            raise ValueError("ppo.critic: adapter needs method: lora or qlora; shared and separate go with either")
+            raise ValueError("ppo.critic: adapter needs method: lora or qlora; shared and separate work with any")
         if self.critic_from is not None and self.ppo.critic != "separate":
             raise ValueError("critic_from gives the value model a trunk of its own: set ppo.critic: separate")
         return self

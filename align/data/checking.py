@@ -20,7 +20,7 @@ from align.configs.base import (
 from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
 from align.configs.reward import RewardConfig, RewardLabels
-from align.data import examples, sources
+from align.data import division, examples, sources
 from align.data.examples import Labelled, MultiLabelled
 from align.errors import UsageError
 
@@ -39,8 +39,10 @@ def check(config: StageConfig) -> list[str]:
     problems: list[str] = []
     labels: dict[str, Counter[str]] = {}
     rows: Counter[str] = Counter()
+    waiting = False
     for field, index, data in _selections(config):
         if sources.waits_for_an_artifact(data.dataset):
+            waiting = True
             continue
         try:
             found = _READERS[type(data)]([data])
@@ -53,6 +55,8 @@ def check(config: StageConfig) -> list[str]:
     if isinstance(config, RewardConfig) and labels.get("data") and config.labels is not None and not problems:
         problems += _label_problems(config.labels, labels)
         problems += _weight_problems(config, labels["data"])
+    if isinstance(config, RewardConfig) and (config.pairs or config.data[0].labels) and not problems and not waiting:
+        problems += _division_problems(config)
     if isinstance(config, RewardConfig) and config.normalize and rows["normalize.prompts"] == 1:
         problems.append("normalize.prompts: one prompt, and moments need two or more")
     return problems
@@ -99,8 +103,20 @@ def _label_problems(wanted: RewardLabels, counts: dict[str, Counter[str]]) -> li
         if len(labels) < 2:
             problems.append(f"{field}: all rows have one label, {_counted(labels)}; a classifier needs two")
         if unknown := labels.keys() - training.keys():
-            problems.append(f"{field}: labels that `data` lacks: {', '.join(sorted(unknown))}")
+            problems.append(f"{field}: has labels that `data` lacks: {', '.join(sorted(unknown))}")
     return problems
+
+
+def _division_problems(config: RewardConfig) -> list[str]:
+    """What is found out when rows are set aside: the stage does the same, later."""
+    try:
+        if config.pairs:
+            division.of_pairs(config)
+        else:
+            division.of_labels(config)
+    except UsageError as error:
+        return [f"{'pairs' if config.pairs else 'data'}: {error}"]
+    return []
 
 
 def _weight_problems(config: RewardConfig, training: Counter[str]) -> list[str]:
@@ -108,7 +124,7 @@ def _weight_problems(config: RewardConfig, training: Counter[str]) -> list[str]:
     weights = config.class_weights
     if isinstance(weights, str) or weights.keys() == set(known):
         return []
-    return [f"class_weights: of {', '.join(weights)}, but the labels are {', '.join(sorted(known))}"]
+    return [f"class_weights: names {', '.join(weights)}, but the labels are {', '.join(sorted(known))}"]
 
 
 def _counted(labels: Counter[str]) -> str:

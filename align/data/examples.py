@@ -140,7 +140,7 @@ def ambiguity(labels: Collection[str]) -> str | None:
     its label by name, could not tell them apart. None where all differ."""
     counts = Counter(label.strip().casefold() for label in labels)
     if same := sorted(label for label in labels if counts[label.strip().casefold()] > 1):
-        return f"labels that differ in case or space alone: {_listed(same)}; make them one, as label.names can"
+        return f"labels that differ only in case or spaces: {_listed(same)}; make them equal, as label.names can"
     return None
 
 
@@ -212,7 +212,7 @@ def _rendered(
         left += 1
         yield row, complete
     if left == 0:
-        raise UsageError(f"{place}: in none of {len(rows)} rows is there text for {' and '.join(map(repr, wanted))}")
+        raise UsageError(f"{place}: none of {len(rows)} rows has text for {' and '.join(map(repr, wanted))}")
     if left < len(rows):
         logger.info("%s: %d of %d rows left out: no text in %s", place, len(rows) - left, len(rows), ", ".join(used))
 
@@ -236,7 +236,7 @@ def _labels(values: Sequence[object], label: LabelConfig, place: str) -> list[st
     if unknown := {spelling for spelling in spellings if spelling is not None} - names.keys():
         found = sorted({spelling for spelling in spellings if spelling is not None})
         raise UsageError(
-            f"{place}: label.names says nothing of {_listed(sorted(unknown))} in column {label.column!r}; "
+            f"{place}: label.names has no name for {_listed(sorted(unknown))} in column {label.column!r}; "
             f"the column holds: {_listed(found)}"
         )
     return [None if spelling is None else names[spelling] for spelling in spellings]

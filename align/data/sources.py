@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import random
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -102,7 +103,7 @@ def divide(rows: Sequence[Row], parts: Mapping[str, int], seed: int, where_from:
     if (needed := sum(parts.values())) > len(rows):
         sizes = ", ".join(f"{name} {size}" for name, size in parts.items())
         raise UsageError(
-            f"{where_from}: parts need {needed} rows ({sizes}), but only {len(rows)} are there; lower them"
+            f"{where_from}: parts need {needed} rows ({sizes}), but there are only {len(rows)}; lower them"
         )
     shuffled = list(rows)
     random.Random(seed).shuffle(shuffled)
@@ -117,9 +118,11 @@ def require_columns(rows: Sequence[Row], columns: Iterable[str], where_from: str
     for column in columns:
         if rows and not any(templates.has(row, column) for row in rows):
             known = list(dict.fromkeys(name for row in rows[:100] for name in templates.names(row)))
+            if len(known) == 1 and (mark := next((mark for mark in ";\t|" if mark in known[0]), None)):
+                raise UsageError(f"{where_from} has no column {column!r}: separate columns by commas, not by {mark!r}")
             nested = [name for name in known if name.rpartition(".")[2] == column]
             guess = next(iter(nested + difflib.get_close_matches(column, known, n=1)), None)
-            hint = f"; did you mean {guess!r}?" if guess else ";"
+            hint = f"; did you mean {guess!r}?" if guess else "."
             raise UsageError(f"{where_from} has no column {column!r}{hint} It has: {', '.join(known)}")
 
 
@@ -208,16 +211,19 @@ def require_encodable(texts: Sequence[str], place: str) -> None:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether nothing stands in a cell: null, no character, NaN."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    """Whether nothing stands in a cell: null, no character but spaces, NaN."""
+    blank = isinstance(value, str) and not value.strip()
+    return value is None or blank or (isinstance(value, float) and math.isnan(value))
 
 
 def spelled(value: Any) -> str:
     """A cell as a recipe writes it, whichever format it came from: `1.0` is "1", `True` is "true"."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value)
-    return text.lower() if text in ("True", "False") else text
+    text = str(value).strip()
+    if text in ("True", "False"):
+        return text.lower()
+    return text[: text.index(".")] if re.fullmatch(r"-?\d+\.0+", text) else text
 
 
 def lines(path: Path) -> Iterator[str]:
@@ -303,7 +309,7 @@ def _cut_before_last_reply(rows: Sequence[Row], cut: LastReply, where_from: str)
             kept.append({**row, **replies, "prompt": prompts.pop()})
     if not kept:
         raise UsageError(
-            f"{where_from}: in none of {len(rows)} rows does {cut.marker!r} stand in {' and '.join(cut.columns)} "
+            f"{where_from}: in none of {len(rows)} rows do {' and '.join(cut.columns)} contain {cut.marker!r} "
             "after the same prompt; correct last_reply"
         )
     if len(kept) < len(rows):
@@ -338,9 +344,9 @@ def _read_json(path: Path) -> list[Row]:
     rows = _parse_json("".join(lines(path)), path)
     if not isinstance(rows, list):
         raise UsageError(f"{path}: must be a JSON list of objects, but is {_json_kind(rows)}")
-    for index, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise UsageError(f"{path}: element {index} must be an object, but is {_json_kind(row)}")
+            raise UsageError(f"{path}: element {number} must be an object, but is {_json_kind(row)}")
     return rows
 
 

@@ -18,14 +18,14 @@ def columns(template: str) -> list[str]:
 
 
 def render(template: str, row: Mapping[str, Any]) -> str | None:
-    """The template filled from one row, or None where a column it uses is null or missing in this row.
+    """The template filled from one row, or None where a column it uses is null, NaN or missing in this row.
 
     Raises:
         UsageError: a column holds a list or an object, which has no one spelling as text.
     """
     values = {column: lookup(row, column) for column in columns(template)}
     for column, value in values.items():
-        if value is None:
+        if value is None or value != value:  # NaN, which pandas writes for nothing
             return None
         if isinstance(value, list | dict):
             holds = f"a list; pick an element: {{{column}.0}}" if isinstance(value, list) else "an object"

@@ -8,7 +8,7 @@ areas ask the same question: how often does a good text score above a bad one?
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from align.metrics.classification import roc_auc_interval
@@ -38,7 +38,11 @@ class TermBias:
 
 
 def term_bias(
-    texts: Sequence[str], good: Sequence[bool], scores: Sequence[float], terms: Sequence[str]
+    texts: Sequence[str],
+    good: Sequence[bool],
+    scores: Sequence[float],
+    terms: Sequence[str],
+    units: Sequence[Hashable] | None = None,
 ) -> Mapping[str, TermBias]:
     """The areas of each term. A term is found as a whole word, in any case.
 
@@ -47,24 +51,28 @@ def term_bias(
         good: Whether each should score high.
         scores: Higher is better.
         terms: Words or phrases.
+        units: What rows share that are drawn together for the intervals (default: every row is a unit).
     """
-    return {term: _of_term(term, texts, good, scores) for term in terms}
+    return {term: _of_term(term, texts, good, scores, units or range(len(texts))) for term in terms}
 
 
-def _of_term(term: str, texts: Sequence[str], good: Sequence[bool], scores: Sequence[float]) -> TermBias:
+def _of_term(
+    term: str, texts: Sequence[str], good: Sequence[bool], scores: Sequence[float], units: Sequence[Hashable]
+) -> TermBias:
     word = re.compile(phrases.pattern(term), re.IGNORECASE)
     mentions = [word.search(text) is not None for text in texts]
 
     def area(good_mention: bool, bad_mention: bool) -> Interval | None:
         rows = [
-            (is_good, score)
-            for is_good, score, mentioned in zip(good, scores, mentions, strict=True)
+            (is_good, score, unit)
+            for is_good, score, unit, mentioned in zip(good, scores, units, mentions, strict=True)
             if mentioned == (good_mention if is_good else bad_mention)
         ]
-        positive = [is_good for is_good, _ in rows]
+        positive = [is_good for is_good, _, _ in rows]
         if min(sum(positive), len(positive) - sum(positive)) < LEAST_ROWS:
             return None
-        return roc_auc_interval(positive, [score for _, score in rows], samples=500)
+        shared = [unit for _, _, unit in rows]
+        return roc_auc_interval(positive, [score for _, score, _ in rows], samples=500, units=shared)
 
     return TermBias(
         rows=sum(mentions),

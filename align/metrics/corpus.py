@@ -7,6 +7,7 @@ prompts are compared by leaving out the same prompt in both.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,15 @@ class CorpusMetric:
     value: float
     without: Numbers
     """[units]"""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """What it can be, and its interval does not pass."""
 
     def interval(self) -> Interval:
         """The value with its 95 % interval; one unit alone gives an interval of no width."""
         n = len(self.without)
         error = float(np.sqrt((n - 1) / n * np.square(self.without - self.without.mean()).sum()))
-        return Interval(self.value, self.value - _NORMAL_95 * error, self.value + _NORMAL_95 * error, n)
+        low, high = np.clip((self.value - _NORMAL_95 * error, self.value + _NORMAL_95 * error), *self.bounds)
+        return Interval(self.value, float(low), float(high), n)
 
     def minus(self, other: CorpusMetric) -> CorpusMetric:
         """The difference from a corpus of the same units."""
@@ -44,7 +48,10 @@ class CorpusMetric:
 
 
 def distinct(texts: Sequence[str], n: int, units: Sequence[Hashable]) -> CorpusMetric:
-    """Distinct-n: different n-grams of words over all of them, 0 where there are none."""
+    """Distinct-n: different n-grams of words over all of them, 0 where there are none.
+
+    It falls as a corpus grows: compare corpora of equally many texts.
+    """
     grams = _by_unit([ngrams(words(text), n) for text in texts], units)
     per_unit = [Counter(gram for text in unit for gram in text) for unit in grams]
     holders = Counter(gram for unit in per_unit for gram in unit)
@@ -53,11 +60,11 @@ def distinct(texts: Sequence[str], n: int, units: Sequence[Hashable]) -> CorpusM
     different, total = float(len(holders)), sizes.sum()
     rest = total - sizes
     without = np.divide(different - only_here, rest, out=np.zeros_like(rest), where=rest > 0)
-    return CorpusMetric(different / total if total else 0.0, without)
+    return CorpusMetric(different / total if total else 0.0, without, bounds=(0.0, 1.0))
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str], units: Sequence[Hashable]) -> CorpusMetric:
-    """Corpus BLEU from 0 to 100, with sacrebleu's default tokenizer."""
+    """Corpus BLEU from 0 to 100, with sacrebleu's default tokenizer. No mean of sentences: it has no value per text."""
     from sacrebleu.metrics.bleu import BLEU
 
     metric = BLEU()

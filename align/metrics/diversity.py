@@ -13,15 +13,6 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def distinct(texts: Sequence[str], n: int) -> float:
-    """Distinct-n: different n-grams of words over all n-grams of the corpus, from 0 to 1 (0 where there are none).
-
-    It falls as a corpus grows: compare corpora of equally many texts.
-    """
-    grams = [gram for text in texts for gram in ngrams(words(text), n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
 def repetition(text: str, n: int = 3) -> float:
     """Share of the text's n-grams of words that stood in it before: 0 says nothing twice, towards 1 is a loop."""
     return repeated_share(words(text), n)
@@ -36,8 +27,3 @@ def repeated_share(tokens: Sequence[Hashable], n: int = 3) -> float:
 def ngrams(tokens: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:
     """All runs of n neighbours, in order."""
     return list(zip(*(tokens[start:] for start in range(n)), strict=False))
-
-
-def lengths(texts: Sequence[str]) -> dict[str, list[int]]:
-    """Characters and words of each text: `{"characters": […], "words": […]}`."""
-    return {"characters": [len(text) for text in texts], "words": [len(words(text)) for text in texts]}

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from align.workspace import Interval
 
-_FEWEST_PROMPTS = 20
 _CHUNK = 4_000_000  # indices drawn at a time: bounds memory at 32 MB
 
 
@@ -48,19 +47,6 @@ def mean_interval(
     )
     low, high = np.percentile(means, (2.5, 97.5))
     return Interval(mean, mean + float(low), mean + float(high), len(index))
-
-
-def are_units(prompts: Sequence[str]) -> bool:
-    """Whether rows of one prompt tell less than as many of different prompts. Fewer than twenty different prompts are
-    taken for instructions before texts rather than for a sample of prompts."""
-    return len(set(prompts)) >= _FEWEST_PROMPTS
-
-
-def units_of(prompts: Sequence[str]) -> list[Hashable]:
-    """The unit of each row: its prompt, which it may share with others; or the row itself, where it has no prompt or
-    prompts are no units."""
-    shared = are_units(prompts)
-    return [prompt if shared and prompt else row for row, prompt in enumerate(prompts)]
 
 
 def paired_difference(

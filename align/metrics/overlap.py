@@ -1,24 +1,20 @@
-"""How much of a reference's wording a text shares: ROUGE text by text, BLEU over a whole corpus."""
+"""How much of a reference's wording a text shares: ROUGE, text by text."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cache
 
-_NAMES = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l", "rougeLsum": "rouge_lsum"}
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_NAMES = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
     """ROUGE F-measures with Porter stemming, as `rouge_score` computes them.
 
-    ROUGE-Lsum looks sentence by sentence; sentences are told apart by their punctuation, since texts rarely hold the
-    line breaks that `rouge_score` expects (without them it would equal ROUGE-L). Only words of ASCII letters and digits
-    count: for other scripts ROUGE says nothing.
+    Only words of ASCII letters and digits count: for other scripts ROUGE is meaningless.
 
     Returns:
-        Per text: rouge_1, rouge_2, rouge_l and rouge_lsum, each from 0 to 1.
+        Per text: rouge_1, rouge_2 and rouge_l, each from 0 to 1.
     """
     from rouge_score.rouge_scorer import RougeScorer  # brings nltk: half a second
 
@@ -26,17 +22,9 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> list[dict[st
     scorer = RougeScorer(list(_NAMES), tokenizer=_StemmingTokenizer())
     scored = []
     for prediction, reference in zip(predictions, references, strict=True):
-        scores = scorer.score(_sentences_on_lines(reference), _sentences_on_lines(prediction))
+        scores = scorer.score(reference, prediction)
         scored.append({name: float(scores[theirs].fmeasure) for theirs, name in _NAMES.items()})
     return scored
-
-
-def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU from 0 to 100, with sacrebleu's default tokenizer. No mean of sentences: it has no value per text."""
-    import sacrebleu
-
-    _require_pairs(predictions, references)
-    return float(sacrebleu.corpus_bleu(list(predictions), [list(references)]).score)
 
 
 class _StemmingTokenizer:
@@ -50,10 +38,6 @@ class _StemmingTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         return list(self._tokenize(text, self))
-
-
-def _sentences_on_lines(text: str) -> str:
-    return _SENTENCE_END.sub("\n", text.strip())
 
 
 def _require_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:

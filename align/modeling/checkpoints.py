@@ -53,7 +53,7 @@ def new_checkpoint(directory: Path, step: int, keep: int, needs: Sequence[str] =
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     files.fsync(directory)
-    others = sorted((path for path in _checkpoints(directory) if path != final), key=step_of, reverse=True)
+    others = sorted((path for path in all_in(directory) if path != final), key=step_of, reverse=True)
     for old in others[keep - 1 :]:
         shutil.rmtree(old)
 
@@ -66,7 +66,7 @@ def newest_complete_checkpoint(directory: Path, needs: Sequence[str] = ()) -> Pa
     Raises:
         AlignError: it was completed without one of the files in `needs`.
     """
-    for checkpoint in sorted(_checkpoints(directory), key=step_of, reverse=True):
+    for checkpoint in sorted(all_in(directory), key=step_of, reverse=True):
         problem = _problem(checkpoint)
         if problem is None:
             _refuse_without(needs, _names(checkpoint), checkpoint)
@@ -96,8 +96,9 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def _checkpoints(directory: Path) -> list[Path]:
-    if not directory.is_dir():
+def all_in(directory: Path | None) -> list[Path]:
+    """Every `checkpoint-<step>`, complete or not, in no order."""
+    if directory is None or not directory.is_dir():
         return []
     return [path for path in directory.iterdir() if path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)]
 
@@ -122,8 +123,8 @@ def _problem(checkpoint: Path) -> str | None:
 def _refuse_without(needs: Sequence[str], names: Container[str], checkpoint: Path) -> None:
     if missing := [name for name in needs if name not in names]:
         raise AlignError(
-            f"{checkpoint} lacks {', '.join(missing)}, without which training would go on to other results. "
-            "Remove it to go on from the checkpoint before it, or from the start"
+            f"{checkpoint} lacks {', '.join(missing)}, without which resuming would give other results. "
+            "Remove it to resume from the checkpoint before it, or to start over"
         )
 
 

@@ -64,10 +64,10 @@ def load_config(directory: Path) -> PretrainedConfig:
     """
     if not (directory / "config.json").is_file():
         held = ", ".join(sorted(path.name for path in directory.glob("*"))[:8]) if directory.is_dir() else "nothing"
-        raise UsageError(f"{directory} is no model directory: it has no config.json (it holds {held or 'nothing'})")
+        raise UsageError(f"{directory} is not a model directory: it has no config.json (it holds {held or 'nothing'})")
     return _attempt(
         lambda: AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False),
-        f"{directory}/config.json describes no model that transformers knows",
+        f"{directory}/config.json does not describe a model that transformers knows",
     )
 
 
@@ -94,7 +94,7 @@ def load_causal_or_seq2seq(
     """
     if is_adapter(directory):
         if four_bits:
-            raise UsageError(f"{directory} holds an adapter alone: publish it with `publish: merged` for method: qlora")
+            raise UsageError(f"{directory} holds only an adapter: publish it with `publish: merged` for method: qlora")
         return _with_adapter(directory, base, dropout, dtype)
     config = load_config(directory)
     if dropout is not None:
@@ -179,13 +179,14 @@ def set_attention(model: PreTrainedModel, implementation: str) -> None:
 def set_dropout(config: PretrainedConfig, rate: float) -> None:
     """Set every dropout rate that a configuration has (each architecture has its own names for them)."""
     for name, value in config.to_dict().items():
-        if ("dropout" in name or name.endswith("pdrop") or name.endswith("drop_rate")) and isinstance(value, float):
+        if ("dropout" in name or name.endswith("pdrop") or name.endswith("drop_rate")) and type(value) in (int, float):
             setattr(config, name, rate)
 
 
 def parameter_count(model: torch.nn.Module, *, trainable: bool = False) -> int:
-    """Number of parameters, tied ones once."""
-    return sum(part.numel() for part in model.parameters() if part.requires_grad or not trainable)
+    """Number of parameters, tied ones once, and each of those that are held in 4 bits, of which a byte has two."""
+    parts = (part for part in model.parameters() if part.requires_grad or not trainable)
+    return sum(part.numel() * (2 if type(part).__name__ == "Params4bit" else 1) for part in parts)
 
 
 def _normal_float(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -207,7 +208,7 @@ def _with_adapter(directory: Path, base: Path | None, dropout: float | None, dty
         settings = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
         name = settings.get("base_model_name_or_path") or "unknown"
         raise UsageError(
-            f"{directory} holds an adapter alone (of base model: {name}), and its base was not given; "
+            f"{directory} holds only an adapter (of base model: {name}), and its base was not given; "
             "publish it with `publish: merged` to use it as a model"
         )
     from peft import PeftModel

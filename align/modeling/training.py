@@ -88,7 +88,7 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
 
     Raises:
         Interrupted: after a checkpoint, where a signal asked to end.
-        AlignError: where the loss is no longer finite, or memory ran out.
+        AlignError: where the gradient is no longer finite, or memory ran out.
     """
     needs = _needs(trainer)
     checkpoint = newest_complete_checkpoint(workspace.checkpoints, needs)
@@ -277,7 +277,7 @@ class AveragedWeights(TrainerCallback):  # type: ignore[misc]
 
 
 class _Companion(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, tells the tracker, completes checkpoints, and stops for a signal or a loss gone wrong."""
+    """Shows progress, tells the tracker, completes checkpoints, and stops for a signal or a gradient gone wrong."""
 
     def __init__(
         self, description: str, initial: int, tracker: Tracker, shown: ExitStack, needs: Sequence[str]
@@ -296,7 +296,7 @@ class _Companion(TrainerCallback):  # type: ignore[misc]
         gradients = [part.grad for part in model.parameters() if part.grad is not None]
         if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
             raise AlignError(
-                f"{self.description}: the loss is no longer finite at step {state.global_step + 1}. "
+                f"{self.description}: the gradient is no longer finite at step {state.global_step + 1}. "
                 f"A lower train.learning_rate than {args.learning_rate:g} or more train.warmup_steps usually help"
             )
 

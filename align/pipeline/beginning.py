@@ -28,7 +28,7 @@ def workspace(registry: Registry, step: Step, inputs: Mapping[str, InputRecord])
     if begun.get("inputs") == wanted["inputs"] and (begun["forced"] or not step.forced):
         return found
     if any(found.checkpoints.iterdir()) and not step.forced:
-        logger.warning("%s: its checkpoints were made with other inputs or data; it starts anew", step.name)
+        logger.warning("%s: its checkpoints were made with other inputs or data; it starts over", step.name)
     registry.discard(found)
     found = registry.workspace(step.name, step.fingerprint)
     files.replace(found.begun, json.dumps(wanted))

@@ -137,7 +137,7 @@ def _estimate(config: StageConfig, shapes: Shapes, given: Mapping[str, Shapes]) 
         case PPOStageConfig() if shapes:
             full, held = config.method == "full", _held(shapes, config.method)
             tuned = size if full else adapter_size(shapes, config.lora or LoraSettings())
-            rewards = sum(count(found) for place, found in given.items() if place.startswith("reward"))
+            rewards = sum(count(found) for place, found in given.items() if place.startswith(("reward", "judge")))
             critic = tuned if config.ppo.critic != "shared" else 0
             frozen = held if full or config.ppo.critic == "separate" else 0  # the reference, or the critic's trunk
             kept = (config.ppo.save_total_limit or 2) + 1

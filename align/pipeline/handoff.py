@@ -205,11 +205,11 @@ def _without_base(recipe: Recipe, registry: Registry, reference: str) -> str | N
         return None
     if parsed.kind == "stage":
         maker = recipe.stages[parsed.name]
-        base = parse_reference(maker.references()[TRAINED_FROM[maker.kind]])
-        if base.kind != "path":
+        place = TRAINED_FROM.get(maker.kind)
+        if place and parse_reference(maker.references()[place]).kind != "path":
             return None
     return (
-        f"{reference} is an adapter alone, and where its base lies is recorded nowhere: publish it with "
+        f"{reference} is only an adapter, and where its base lies is not recorded: publish it with "
         "`publish: merged`, or take its base in by a stage of `kind: base`"
     )
 
@@ -229,24 +229,17 @@ def base_of(artifact: Artifact, registry: Registry) -> Artifact | str:
     Raises:
         UsageError: it is not there any more, or is another model now.
     """
-    base = of_artifact(artifact).base or {"reference": "nothing that is known", "digest": ""}
+    base = of_artifact(artifact).base or {"reference": "an unrecorded base", "digest": ""}
     reference, digest = base["reference"], base["digest"]
     if reference.startswith("hub:"):
         return reference
-    name = reference.partition("@")[0]
-    try:
-        versions = registry.versions(name)
-    except UsageError:
-        versions = []
     now = "not in this registry"
-    for version in reversed(versions):
-        found = registry.resolve(f"{name}@{version}")
-        if found.digest == digest:
+    with suppress(UsageError):  # what has no name of the registry, such as a path, is not in it
+        if found := registry.with_digest(reference.partition("@")[0], digest):
             return found
-        if found.reference == reference:
-            now = f"now another model (digest {found.digest[:12]})"
+        now = f"now another model (digest {registry.resolve(reference).digest[:12]})"
     raise UsageError(
-        f"{artifact.reference} is an adapter alone, for {reference} (digest {digest[:12]}), which is {now}. An adapter "
+        f"{artifact.reference} is only an adapter, for {reference} (digest {digest[:12]}), which is {now}. An adapter "
         "changes no other model the way it should: import its base, or publish it with `publish: merged`"
     )
 
@@ -256,11 +249,16 @@ def _not_a_language_model(config: StageConfig, place: str, model: Contract) -> I
     if writes and _is_classifier(model.architecture):
         yield f"{place}: is a classifier (labels {', '.join(model.labels or ())}), not a language model"
     if writes and (model.architecture or "").endswith(_ENCODER):
-        yield f"{place}: is a {model.architecture}, an encoder, which cannot write; it can be the body of a classifier"
+        yield (
+            f"{place}: is a {model.architecture}, an encoder, which cannot generate text; "
+            "it can be the body of a classifier"
+        )
     if model.adapter and getattr(config, "method", "") == "qlora":
-        yield f"{place}: is an adapter alone, which no 4-bit base can take in: publish it with `publish: merged`"
+        yield (
+            f"{place}: is only an adapter, which cannot be merged into a 4-bit base: publish it with `publish: merged`"
+        )
     if model.adapter and isinstance(config, RewardConfig):
-        yield f"{place}: is an adapter alone, and a classifier needs a whole model: publish it with `publish: merged`"
+        yield f"{place}: is only an adapter, and a classifier needs a whole model: publish it with `publish: merged`"
     if model.dtype is not None and model.dtype not in _TRAINABLE:
         yield (
             f"{place}: its weights are stored as {model.dtype}, which cannot be trained or compared; "
@@ -275,7 +273,7 @@ def _not_a_language_model(config: StageConfig, place: str, model: Contract) -> I
 
 def _not_a_classifier(place: str, model: Contract) -> Iterator[str]:
     if model.adapter:
-        yield f"{place}: is an adapter alone, and scores need a whole classifier"
+        yield f"{place}: is only an adapter, and scores need a whole classifier"
     elif model.architecture is not None and not _is_classifier(model.architecture):
         yield f"{place}: is a {model.architecture}, not a classifier: it has no labels to score"
 
@@ -289,7 +287,7 @@ def _not_readable_so(place: str, spec: Any, given: Mapping[str, Contract]) -> It
         model = given.get(f"{place}.model")
         if isinstance(spec.get("model"), Mapping):
             yield from _not_readable_so(f"{place}.model", spec["model"], given)
-    for index, inner in enumerate(spec.get("of") or ()):
+    for index, inner in enumerate(spec.get("of") or () if "combine" in spec else ()):
         yield from _not_readable_so(f"{place}.of.{index}", inner, given)
     if type(longest := spec.get("max_length")) is int:
         yield from _too_long(f"{place}.max_length", longest, model)

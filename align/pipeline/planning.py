@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from align.pipeline import beginning, handoff, identity, rewards
 from align.recipe import Recipe, needs, parse_reference, stage_inputs
 from align.recipe.document import suggest
 from align.registry import Artifact, Registry
+
+logger = logging.getLogger(__name__)
 
 Action = Literal["cached", "run", "resume"]
 _CHANGES_SHOWN = 3
@@ -109,30 +112,64 @@ def check(recipe: Recipe, registry: Registry, stages: Collection[str] | None = N
     `ask`: let each reward model score something, as a run is about to.
     """
     problems: list[str] = []
+    of_data: dict[str, list[tuple[str, str]]] = {}  # what is wrong -> the stages and places where it is: often one file
     for name in stages if stages is not None else recipe.stages:
-        found = [placed(recipe, name, problem) for problem in checking.check(recipe.stages[name])]
-        found += _missing(recipe, registry, name, data=not found)
-        if not found:
+        wrong = checking.check(recipe.stages[name])
+        for problem in wrong:
+            place, _, message = problem.partition(": ")
+            of_data.setdefault(message, []).append((name, place))
+        found = list(_missing(recipe, registry, name, data=not wrong))
+        if not wrong and not found:
             of_rewards = rewards.problems(recipe.stages[name], recipe.stages, ask=ask)
             found = [placed(recipe, name, problem) for problem in of_rewards]
-        problems += found or _disagreeing(recipe, registry, name)
+        problems += found or (() if wrong else _disagreeing(recipe, registry, name))
+    problems = [_said_once(recipe, message, places) for message, places in of_data.items()] + problems
+    if not problems:
+        _warn_of_a_reward_as_judge(recipe, stages)
     return list(dict.fromkeys(problems or _chosen_on_what_is_measured(recipe, stages)))
+
+
+def _said_once(recipe: Recipe, message: str, places: Sequence[tuple[str, str]]) -> str:
+    (stage, place), *others = places
+    again = ", ".join(f"stages.{other}.{there}" for other, there in others)
+    return placed(recipe, stage, f"{place}: {message}") + (f" (the same at {again})" if again else "")
+
+
+def _warn_of_a_reward_as_judge(recipe: Recipe, stages: Collection[str] | None) -> None:
+    """A policy always pleases the reward that it was trained on: that measures nothing."""
+    for name, policy, ppo, evaluation in _evaluated_policies(recipe, stages):
+        rewards_of = {text for place, text in ppo.references().items() if place.partition(".")[0] == "reward"}
+        if evaluation.judge is not None and evaluation.judge.model in rewards_of:
+            logger.warning(
+                "stages.%s.judge is %s, which is also the reward that %s is trained on: that it likes the result shows "
+                "nothing. Train another classifier on other data as the judge",
+                name,
+                evaluation.judge.model,
+                policy,
+            )
+
+
+def _evaluated_policies(
+    recipe: Recipe, stages: Collection[str] | None
+) -> Iterator[tuple[str, str, PPOStageConfig, EvaluateConfig]]:
+    """Evaluations by name, each with every `ppo` stage whose policy it measures."""
+    for name, config in recipe.stages.items():
+        if isinstance(config, EvaluateConfig) and (stages is None or name in stages):
+            for policy, ppo in recipe.stages.items():
+                if isinstance(ppo, PPOStageConfig) and policy in config.models:
+                    yield name, policy, ppo, config
 
 
 def _chosen_on_what_is_measured(recipe: Recipe, stages: Collection[str] | None) -> Iterator[str]:
     """Policies that a judge chose on prompts of the evaluation which is to show that they are better."""
-    chosen = [(name, config) for name, config in recipe.stages.items() if isinstance(config, PPOStageConfig)]
-    for name, config in recipe.stages.items():
-        if not isinstance(config, EvaluateConfig) or (stages is not None and name not in stages):
-            continue
-        for policy, ppo in chosen:
-            if policy in config.models and (count := checking.prompts_in_common(ppo, config)):
-                yield placed(
-                    recipe,
-                    policy,
-                    f"evaluation_prompts.0: the judge chooses on {count} prompts that {name} measures on; "
-                    "take others, so that the evaluation stays honest",
-                )
+    for name, policy, ppo, evaluation in _evaluated_policies(recipe, stages):
+        if count := checking.prompts_in_common(ppo, evaluation):
+            yield placed(
+                recipe,
+                policy,
+                f"evaluation_prompts.0: the judge chooses on {count} prompts that {name} measures on; "
+                "take others, so that the evaluation stays honest",
+            )
 
 
 def ordered(recipe: Recipe, wanted: Sequence[str]) -> list[str]:

@@ -51,15 +51,15 @@ def problems(config: StageConfig, stages: Mapping[str, StageConfig], *, ask: boo
             continue
         try:
             model = reward_models.load(_without_artifacts(spec, stages, whole=ask))
-            if ask:
-                model.score(["Say hello."], ["Hello."], ["Hello."])
+            lacking = [place for place, data in _compared(config, key) if data.reference is None]
+            if ask:  # with a reference only where the stage will have them all: a server may need one and not say so
+                has_reference = model.needs_references or not lacking
+                model.score(["Say hello."], ["Hello."], ["Hello."] if has_reference else None)
         except reward_models.RewardError as error:
             yield f"{key}: {error}"
             continue
-        if model.needs_references:
-            for place, data in _compared(config, key):
-                if data.reference is None:
-                    yield f"{place}: {key} {model.name} compares with references: set `reference:` here"
+        for place in lacking if model.needs_references else ():
+            yield f"{place}: {key} {model.name} compares with references: set `reference:` here"
 
 
 def is_builtin(name: str) -> bool:

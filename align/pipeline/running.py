@@ -28,6 +28,11 @@ from align.workspace import BASE, Metrics, Workspace
 
 logger = logging.getLogger(__name__)
 
+_TOLD = (
+    *("loss", "perplexity", "accuracy", "macro_f1", "auc", "calibration_error", "pair_accuracy"),
+    *("best_update", "eval_reward", "eval_kl", "eval_judge"),
+)
+
 Mode = Literal["online", "offline", "disabled"]
 FAILURE_LOG = "error.log"
 """In the workspace of a stage that failed: the traceback."""
@@ -97,7 +102,7 @@ def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode 
             return waited_for
         if changed := _changed(plan, step):
             raise UsageError("\n".join(changed))
-        with registry.writing(f"stage {step.name} cannot be begun"):
+        with registry.writing(f"stage {step.name} cannot be started"):
             taken = {place: _record(source) for place, source in inputs.items()}
             workspace = beginning.workspace(registry, step, taken)
             logger.info("%s: %s (%s)", step.name, step.action, step.reason)
@@ -123,10 +128,16 @@ def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode 
             contract=_contract(step, inputs, workspace).to_manifest(),
         )
         registry.discard(workspace)
-        logger.info("%s: published %s", step.name, artifact.reference)
+        logger.info("%s: published %s%s", step.name, artifact.reference, _in_short(metrics))
         if step is not plan.steps[-1]:
             interrupt.raise_if_requested(f"{artifact.reference} was published")
     return artifact
+
+
+def _in_short(metrics: Metrics) -> str:
+    """The figures of a training that a person asks for first; an evaluation prints a table of its own."""
+    values = {name: getattr(metric, "value", metric) for name, metric in metrics.items() if name in _TOLD}
+    return " with " + ", ".join(f"{name} {values[name]:.4g}" for name in _TOLD if name in values) if values else ""
 
 
 def _changed(plan: Plan, step: Step) -> list[str]:
@@ -143,7 +154,7 @@ def _changed(plan: Plan, step: Step) -> list[str]:
         placed(
             plan.recipe,
             step.name,
-            f"{place}: {names.get(place, place)} has changed since this run was planned; run again to take it as it is",
+            f"{place}: {names.get(place, place)} has changed since this run was planned; run again to use it as it is",
         )
         for place in planned
         if planned[place] != now.get(place)
@@ -156,11 +167,11 @@ def _held(lock: BaseFileLock, name: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.info("%s: another run is working on this very stage; waiting for it", name)
+        logger.info("%s: another run is working on the same stage; waiting for it", name)
         lock.acquire()
     except OSError as error:
         raise UsageError(
-            f"stage {name} cannot be begun: {error.strerror} ({error.filename or lock.lock_file})"
+            f"stage {name} cannot be started: {error.strerror} ({error.filename or lock.lock_file})"
         ) from error
     try:
         yield
@@ -172,7 +183,7 @@ def _compute(
     plan: Plan, step: Step, directories: Mapping[str, Path], workspace: Workspace, wandb: Mode | None
 ) -> Metrics:
     """Run the stage itself, and say of any failure how to go on."""
-    with plan.registry.writing(f"stage {step.name} cannot be begun"):
+    with plan.registry.writing(f"stage {step.name} cannot be started"):
         tracker = tracking.start(
             plan.recipe.tracking,
             group=_group(plan),
@@ -212,7 +223,7 @@ def _failure(step: Step, workspace: Workspace, error: Exception) -> AlignError:
     if (free := shutil.disk_usage(workspace.path).free) < LITTLE:
         said += f" (and the disk is full: {free:,} bytes are free at {workspace.path})"
     failure = AlignError(
-        f"stage {step.name} failed: {said}\nEarlier artifacts are kept; run the same command again to go on. {story}"
+        f"stage {step.name} failed: {said}\nEarlier artifacts are kept; run the same command again to resume. {story}"
     )
     failure.exit_code = getattr(error, "exit_code", failure.exit_code)
     return failure
@@ -265,7 +276,7 @@ def _with_base(artifact: Artifact, registry: Registry, parent: Path) -> Path:
     else:
         registry.check(base)
         if problem := handoff.unlike_its_base(handoff.of_artifact(artifact), handoff.of_artifact(base)):
-            raise UsageError(f"{artifact.reference} is an adapter alone, for {base.reference}: {problem}")
+            raise UsageError(f"{artifact.reference} is only an adapter, for {base.reference}: {problem}")
         below = _with_base(base, registry, parent) if handoff.of_artifact(base).adapter else base.path
     directory = parent / artifact.reference
     shutil.rmtree(directory, ignore_errors=True)

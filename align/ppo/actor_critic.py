@@ -162,11 +162,9 @@ def _only_adapters_train(model: Any) -> bool:
 def _add_value_adapter(model: Any) -> None:
     """A second adapter of the same shape as the policy's, which trains as well."""
     if not hasattr(model, "add_adapter") or not hasattr(model, "active_adapter"):
-        raise UsageError("critic: adapter needs a policy with an adapter; shared and separate go with any")
+        raise UsageError("critic: adapter needs a policy with an adapter; shared and separate work with any")
     if getattr(model.peft_config[model.active_adapter], "bias", "none") != "none":
-        raise UsageError(
-            "critic: adapter goes with adapters that leave biases alone: set bias='none', or another critic"
-        )
+        raise UsageError("critic: adapter needs adapters that leave biases alone: set bias='none', or another critic")
     policy = model.active_adapter
     with _same_trainable(model):
         model.add_adapter(VALUE_ADAPTER, copy.deepcopy(model.peft_config[policy]))

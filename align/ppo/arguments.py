@@ -65,7 +65,7 @@ class PPOConfig(ppo.PPOConfig):
         known = {*cls.model_fields, *NO_EFFECT, *(field.name for field in dataclasses.fields(TrainingArguments))}
         for name in settings.keys() - known:
             guess = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f"PPOConfig knows no `{name}`" + (f"; did you mean `{guess[0]}`?" if guess else ""))
+            raise ValueError(f"PPOConfig has no setting `{name}`" + (f"; did you mean `{guess[0]}`?" if guess else ""))
         if told := complaints(settings):
             warnings.warn("PPOConfig: these change nothing:\n  " + "\n  ".join(told), stacklevel=3)
         optional = ("total_episodes", "stop_token", "save_total_limit")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from torch import Tensor
 
 from align.configs.ppo import PPOConfig
 from align.errors import UsageError
+from align.modeling.checkpoints import all_in, intact, newest_complete_checkpoint, step_of
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.mixing import Example
 from align.ppo.prompts import Prompt
 from align.ppo.state import State
+
+logger = logging.getLogger(__name__)
 
 FILES = ("weights.safetensors", "best.safetensors", "optimizer.pt", "origin.json", "state.json")
 """What a checkpoint holds: `optimizer.pt` also the schedule, `state.json` KL controller, reward moments, position, best
@@ -80,7 +85,7 @@ def read(
     ]
     if changed:
         raise UsageError(
-            f"{directory} is of a run with other settings: {', '.join(changed)}. Set them back, or start anew"
+            f"{directory} comes from a run with other settings: {', '.join(changed)}. Set them back, or start over"
         )
     saved_weights = load_file(directory / "weights.safetensors")
     shapes = {name: weight.shape for name, weight in actor_critic.trainable.items()}
@@ -88,7 +93,7 @@ def read(
     if other := [name for name in sorted(shapes | saved_shapes) if shapes.get(name) != saved_shapes.get(name)]:
         was, now = (tuple(found) if found else None for found in (saved_shapes.get(other[0]), shapes.get(other[0])))
         raise UsageError(
-            f"{directory} is of a run whose model or critic had other weights: {other[0]} was {was}, and is {now}. "
+            f"{directory} comes from a run whose model or critic had other weights: {other[0]} was {was}, is {now}. "
             "Load the same model, with the same critic and adapters"
         )
     restore(actor_critic, saved_weights)
@@ -97,3 +102,35 @@ def read(
     scheduler.load_state_dict(saved["scheduler"])
     state = State.from_json((directory / "state.json").read_text(encoding="utf-8"))
     return state, load_file(directory / "best.safetensors")
+
+
+def to_resume(directory: Path | None, wanted: bool | str | Path | None, *, saves: bool) -> Path | None:
+    """The checkpoint to go on from; damaged ones are set aside, and so are those of later updates.
+
+    Args:
+        directory: where checkpoints are.
+        wanted: one of them; True for the newest, None for the newest if there is one.
+        saves: whether the run writes any.
+
+    Raises:
+        UsageError: the one that is wanted is not there or damaged.
+    """
+    if isinstance(wanted, str | Path):
+        chosen = intact(Path(wanted), FILES)
+        _set_later_ones_aside(directory, State.from_json((chosen / "state.json").read_text(encoding="utf-8")).update)
+        return chosen
+    found = newest_complete_checkpoint(directory, FILES) if directory is not None else None
+    if found is None and wanted:
+        place = directory or ("output_dir, which is not set" if saves else "a run of save_strategy='no'")
+        raise UsageError(f"there is no checkpoint to resume from in {place}: name a checkpoint's directory")
+    return found
+
+
+def _set_later_ones_aside(directory: Path | None, update: int) -> None:
+    """They are of the run that is left here, and not to be taken for this one's."""
+    for later in all_in(directory):
+        if step_of(later) > update:
+            aside = later.with_name(f"superseded-{later.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            later.rename(aside)
+            logger.warning("%s was written after the update being resumed: renamed to %s", later.name, aside.name)

@@ -66,7 +66,7 @@ def _check_policy(model: Any, peft_config: Any) -> None:
     if head is None:
         raise UsageError(f"model {kind} has no language model head: load it as a causal or seq2seq language model")
     if getattr(inner, "_is_stateful", False) or inner.config.model_type == "encoder-decoder":
-        raise UsageError(f"model {kind} keeps no cache of keys and values that responses could be sampled with")
+        raise UsageError(f"model {kind} keeps no cache of keys and values, which sampling needs")
     if peft_config is not None:
         if isinstance(model, PeftModel):
             raise UsageError("model has adapters already: leave peft_config out, or merge them first")
@@ -76,7 +76,7 @@ def _check_policy(model: Any, peft_config: Any) -> None:
     trained = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     if not trained:
         hint = ": load its adapter with is_trainable=True" if isinstance(model, PeftModel) else ""
-        raise UsageError(f"model has no weight that trains{hint}")
+        raise UsageError(f"model has no trainable weight{hint}")
     if torch.float16 in trained:
         raise UsageError(
             "the policy's weights are float16, in which the optimizer divides by zero: load it with "
@@ -92,7 +92,7 @@ def _check_policy(model: Any, peft_config: Any) -> None:
 def _check_reference(ref_model: Any, model: Any) -> None:
     reference, policy = unwrapped(ref_model), unwrapped(model)
     if reference.config.is_encoder_decoder != policy.config.is_encoder_decoder:
-        raise UsageError(f"ref_model {type(reference).__name__} is of another kind than the policy")
+        raise UsageError(f"ref_model {type(reference).__name__} is not of the same kind as the policy")
     known, needed = (one.get_input_embeddings().weight.shape[0] for one in (reference, policy))
     if known < needed:
         raise UsageError(f"ref_model knows {known} tokens, but the policy {needed}: it must share its tokenizer")

@@ -68,7 +68,7 @@ def load_critic(directory: Path) -> PreTrainedModel:
             f"but this has {', '.join(labels)} and {declared.get('transform', 'log_odds')}"
         )
     if model.config.problem_type == "multi_label_classification" and len(labels) > 1:
-        raise UsageError(f"{directory}: a critic cannot start from labels that may hold together: {', '.join(labels)}")
+        raise UsageError(f"{directory}: a critic cannot start from labels that may apply together: {', '.join(labels)}")
     if len(labels) == 2:
         chosen = labels.index(declared.get("label", labels[1]))
         _keep_one_output(head, chosen, 1 - chosen)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from rich.console import Console
@@ -23,6 +24,23 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
     for row in rows:
         table.add_row(*(Text(f"{value:.4g}" if isinstance(value, float) else str(value)) for value in row.values()))
     Console().print(table)
+
+
+def of_held_out(rollouts: Sequence[Rollout], judged: Sequence[float]) -> dict[str, float]:
+    """Means over held-out prompts: of scores, their components and KL; and of a judge's scores, where there are any."""
+
+    def mean(values: Iterable[Tensor]) -> float:
+        return float(torch.cat(list(values)).mean())
+
+    return {
+        "eval/objective/scores": mean(rollout.scores for rollout in rollouts),
+        "eval/objective/kl": mean(rollout.kl for rollout in rollouts),
+        **{
+            f"eval/objective/scores/{name}": mean(rollout.components[name] for rollout in rollouts)
+            for name in rollouts[0].components
+        },
+        **({"eval/judge/scores": statistics.fmean(judged)} if judged else {}),
+    }
 
 
 def of_update(

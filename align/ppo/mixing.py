@@ -42,7 +42,7 @@ def as_examples(
     if rows and tokenizer.eos_token_id is None:
         raise UsageError("ptx_dataset: the tokenizer has no end-of-text token to learn: set its eos_token")
     examples: list[Example] = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row.get("prompt"), str) or not isinstance(row.get("completion"), str):
             raise UsageError(f"row {number} of ptx_dataset needs `prompt` and `completion`, but has: {sorted(row)}")
         prompt = tokenizer(row["prompt"])["input_ids"] if row["prompt"] else []

@@ -52,7 +52,7 @@ _REASONS = {
     "with held-out prompts the best policy by reward (or by `judge`), within `max_eval_kl`, is always the one kept": (
         "load_best_model_at_end metric_for_best_model greater_is_better"
     ),
-    "a checkpoint holds all but callbacks, which start anew; go on with train(resume_from_checkpoint=True)": (
+    "a checkpoint holds all but callbacks, which start over; resume with train(resume_from_checkpoint=True)": (
         "save_only_model restore_callback_states_from_checkpoint resume_from_checkpoint"
     ),
     "runs are always deterministic on a CPU": "full_determinism",

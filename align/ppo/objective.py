@@ -21,6 +21,12 @@ def token_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, kl_coef: flo
 
     Of the ways to place a KL penalty, this one (the k1 estimator in the reward) and k2 as a loss converge to the
     optimum, policy ∝ reference x exp(score / kl_coef).
+
+    Args:
+        scores: [b]
+        log_ratios: [b, t] log(policy / reference) of each token.
+        mask: [b, t]
+        kl_coef: units of the score per nat.
     """
     rewards = -kl_coef * log_ratios * mask
     last = mask.sum(1, keepdim=True) - 1
@@ -28,7 +34,7 @@ def token_rewards(scores: Tensor, log_ratios: Tensor, mask: Tensor, kl_coef: flo
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation: advantages and returns, each [b, t], 0 on padding.
+    """Generalised advantage estimation: advantages and returns, each [b, t], 0 on padding; inputs are [b, t], too.
 
     The value after a response's last token is 0: an episode ends there.
     """
@@ -85,7 +91,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
-    """Scale to variance 1 (and mean 0) over real tokens; 0 on padding.
+    """Scale `values` [b, t] to variance 1 (and mean 0) over real tokens; 0 on padding.
 
     Advantages are whitened with, rewards without shifting the mean (Huang et al. 2024, detail 9).
     """

@@ -52,7 +52,7 @@ def tracker_of(args: PPOConfig) -> Tracker:
     wanted = args.report_to or []
     names = {wanted} if isinstance(wanted, str) else set(wanted)
     if unknown := names - {"wandb", "none", "all"}:
-        logger.warning("report_to: of %s nothing is reported to; only wandb is", ", ".join(sorted(unknown)))
+        logger.warning("report_to: nothing is reported to %s; only wandb is supported", ", ".join(sorted(unknown)))
     if not names & {"wandb", "all"}:
         return NullTracker()
     workspace = Workspace(Path(args.output_dir or "ppo"))

@@ -51,13 +51,13 @@ def check(
         skipped("kl-zero", "the reference policy was given")
     elif (kl := float(rollout.log_ratios.abs().max())) > tolerance:
         hint = (
-            "; does the policy's adapter hold training already? Merge it (merge_and_unload) and pass peft_config, or "
+            "; was the policy's adapter trained already? Merge it (merge_and_unload) and pass peft_config, or "
             "load it a second time and name that ref_adapter_name"
             if hasattr(actor_critic.model, "peft_config")
             else ""
         )
         failures.append(
-            f"kl-zero: policy and reference differ by {kl:.2g} nats before the first update, and must not{hint}"
+            f"kl-zero: policy and reference differ by {kl:.2g} nats before the first update, but must be equal{hint}"
         )
     if (drift := _drift(actor_critic, rollout, some, temperature)) > tolerance:
         failures.append(
@@ -98,7 +98,7 @@ def check_learning_rate_zero(
         _raise(
             [
                 f"lr-zero: a step at learning rate 0 changed {len(changed)} weights, {changed[0]} among them; "
-                "does the model change itself, or the optimizer not look at its learning rate?"
+                "does the model change itself, or does the optimizer ignore its learning rate?"
             ]
         )
 
@@ -137,7 +137,7 @@ def check_order(reward: CheckedModel, rollout: Rollout) -> None:
     if any(abs(one - other) > tolerance for one, other in zip(again, before, strict=True)):
         _raise(
             [
-                f"reward-order: {reward.name} gives the same responses other scores when asked again in another order: "
+                f"reward-order: {reward.name} scores the same responses differently when asked again in another order: "
                 f"{_listed(before)}, then {_listed(again)}; does it mix up their order, or draw random numbers?"
             ]
         )
@@ -158,7 +158,7 @@ def _raise(failures: list[str]) -> None:
 
 
 def _drift(actor_critic: ActorCritic, rollout: Rollout, rows: Tensor, temperature: float) -> float:
-    """Largest difference between what was sampled with and what the update will compute with."""
+    """Largest difference between the log-probabilities [r, t] of `rows` [r] in sampling and in the update to come."""
     with actor_critic.learning():
         again = response_log_probs(actor_critic.model, rollout.batch.select(rows), temperature)
     return float((again - rollout.log_probs[rows, : again.shape[1]]).abs().max())
@@ -196,12 +196,12 @@ def _stop_token_failures(
         for some in states.split(actor_critic.tokens_at_once)
     ]
     if stop_token_id >= log_probs[0].shape[-1]:
-        failures.append(f"eos-reachable: the model has no token {stop_token_id}, which is to end its responses")
+        failures.append(f"eos-reachable: the model has no token {stop_token_id}, which should end its responses")
     elif (highest := max(float(some[:, stop_token_id].max()) for some in log_probs)) < LEAST_STOP_LOG_PROB:
         failures.append(
             f"eos-reachable: the stop token {stop_token_id} has log-probability {highest:.0f} at most at temperature "
-            f"{temperature:g}, so no response ends with it; was it trained, or is it another token's job? "
-            "stop_token: null does without"
+            f"{temperature:g}, so no response ends with it; was the model trained to end with it, or with another "
+            "token? stop_token: null does without one"
         )
     ended = rollout.batch.response_ids[rollout.finished]
     last = rollout.mask[rollout.finished].sum(1, keepdim=True) - 1

@@ -37,9 +37,11 @@ def as_prompts(
     if isinstance(rows, Mapping):
         raise UsageError(f"the prompts are several data sets ({', '.join(map(str, rows))}): choose one of them")
     prompts = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
-            raise UsageError(f"row {number} of the prompts is no mapping with `prompt` or `input_ids`, but {row!r:.80}")
+            raise UsageError(
+                f"row {number} of the prompts is not a mapping with `prompt` or `input_ids`, but {row!r:.80}"
+            )
         found = {**row, **_collated(row, collator)} if collator is not None else row
         if isinstance(found.get("prompt"), list):
             raise UsageError(
@@ -56,7 +58,7 @@ def as_prompts(
         if not token_ids:
             raise UsageError(f"row {number} of the prompts is empty")
         if min(token_ids) < 0:
-            raise UsageError(f"row {number} of the prompts has token {min(token_ids)}, which is none")
+            raise UsageError(f"row {number} of the prompts contains the invalid token id {min(token_ids)}")
         if max(token_ids) >= vocabulary:
             raise UsageError(
                 f"row {number} of the prompts has token {max(token_ids)}, but the model knows only {vocabulary}: "

@@ -74,6 +74,14 @@ class State:
     stopped: str | None = None
     """Why training ended early."""
 
+    def takes(self, candidate: Best, *, within_budget: bool) -> bool:
+        """Whether an evaluated policy becomes the best. Beyond the budget for its KL only the first can."""
+        self.evaluations_since_best += 1
+        if candidate.update == 0 or (within_budget and candidate.score > self.best.score):
+            self.best, self.evaluations_since_best = candidate, 0
+            return True
+        return False
+
     def to_json(self) -> str:
         """As text that `from_json` reads back exactly."""
         return json.dumps(asdict(self), indent=1)

@@ -16,25 +16,22 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import HfApi
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from align import interrupt
 from align.configs.base import GenerationSettings
 from align.errors import AlignError, UsageError
-from align.modeling.checkpoints import intact, new_checkpoint, newest_complete_checkpoint, step_of
+from align.modeling.checkpoints import all_in, new_checkpoint
 from align.modeling.trunk import unwrapped
-from align.ppo import checkpoint, health, mixing, objective, preflight, ranks
+from align.ppo import checkpoint, health, mixing, objective, preflight, publishing, ranks
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.arguments import PPOConfig
 from align.ppo.callbacks import Callbacks
@@ -47,7 +44,7 @@ from align.ppo.compatibility import (
     check_tokenizer,
     context_of,
 )
-from align.ppo.figures import of_update, print_table
+from align.ppo.figures import of_held_out, of_update, print_table
 from align.ppo.learning import accumulate_gradients, advantages_and_returns
 from align.ppo.module_reward import as_reward
 from align.ppo.parts import move, optimizer_of, tracker_of
@@ -246,9 +243,10 @@ class PPOTrainer:
                 if done or to_save or self.state.update % save_steps == 0 or interrupt.requested():
                     self._save()
                 interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
-        self.callbacks.tell("on_train_end", self.state.update)
         if self.eval_prompts:
             restore(self.actor_critic, self.best_weights)
+            self._say_which_is_kept()
+        self.callbacks.tell("on_train_end", self.state.update)  # which may save or upload the model
         return self.state
 
     def _scored(self, work: Callable[[], T]) -> T:
@@ -407,16 +405,11 @@ class PPOTrainer:
         if not self.eval_prompts:
             return {}
         rollouts = list(self._held_out())
-        reward = float(torch.cat([rollout.scores for rollout in rollouts]).mean())
-        kl = float(torch.cat([rollout.kl for rollout in rollouts]).mean())
-        figures = {"eval/objective/scores": reward, "eval/objective/kl": kl}
-        for name in rollouts[0].components:
-            parts = torch.cat([rollout.components[name] for rollout in rollouts])
-            figures[f"eval/objective/scores/{name}"] = float(parts.mean())
+        judged: list[float] = []
         if self.judge is not None:
             scored_by = [partial(rollout.scored_by, self.judge) for rollout in rollouts]
             judged = [score for score_rows in scored_by for score in ranks.first(score_rows, RewardError)]
-            figures["eval/judge/scores"] = statistics.fmean(judged)
+        figures = of_held_out(rollouts, judged)
         self.tracker.log(figures, step=self.state.update)
         self._show_samples(rollouts[0])
         self.callbacks.evaluated(figures, self.state.update)
@@ -431,16 +424,28 @@ class PPOTrainer:
         if not figures:
             return
         state.evaluations.append({"update": state.update, **figures})
-        reward, kl = figures["eval/objective/scores"], figures["eval/objective/kl"]
-        candidate = Best(state.update, reward, kl, figures.get("eval/judge/scores"))
-        within_budget = args.max_eval_kl is None or kl <= args.max_eval_kl
-        state.evaluations_since_best += 1
-        if state.update == 0 or (within_budget and candidate.score > state.best.score):
-            state.best, state.evaluations_since_best = candidate, 0
+        kl = figures["eval/objective/kl"]
+        candidate = Best(state.update, figures["eval/objective/scores"], kl, figures.get("eval/judge/scores"))
+        if state.takes(candidate, within_budget=args.max_eval_kl is None or kl <= args.max_eval_kl):
             self.best_weights = weights(self.actor_critic)
         patience = args.early_stopping_patience
         if patience is not None and state.evaluations_since_best >= patience and state.stopped is None:
             state.stopped = f"{state.evaluations_since_best} evaluations without a better policy"
+
+    def _say_which_is_kept(self) -> None:
+        best = self.state.best
+        figures = f"reward {best.reward:.4g}, KL {best.kl:.3g} on held-out prompts"
+        if best.update or not self.state.update:
+            logger.info("ppo keeps the policy of update %d of %d: %s", best.update, self.state.update, figures)
+            return
+        within = "" if self.args.max_eval_kl is None else f" within max_eval_kl {self.args.max_eval_kl:g}"
+        logger.warning(
+            "ppo keeps the policy that it began with (%s): in %d updates, none that was evaluated scored higher%s. "
+            "A lower learning_rate, a higher kl_coef or more updates may help",
+            figures,
+            self.state.update,
+            within,
+        )
 
     def _is_evaluated(self) -> bool:
         """Whether the policy was evaluated since its last update: a reward that failed may have kept it from that."""
@@ -485,16 +490,14 @@ class PPOTrainer:
     # Saving and going on
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
-        """Write the policy with its tokenizer, as `from_pretrained` loads them; of a peft policy the adapter."""
-        directory = output_dir or self.args.output_dir
-        if directory is None:
-            raise UsageError("save_model: name a directory, or set output_dir")
-        if ranks.rank() != 0:
-            return
-        # Of a peft policy a value adapter stays here.
-        only = {"selected_adapters": self.model.active_adapters} if isinstance(self.model, PeftModel) else {}
-        self.model.save_pretrained(str(directory), **only)
-        self.processing_class.save_pretrained(str(directory))
+        """Write the policy with its tokenizer, as `from_pretrained` loads them; of a peft policy the adapter.
+
+        Args:
+            output_dir: where to (default: `args.output_dir`, and without it `trainer_output`, as in transformers).
+        """
+        directory = output_dir or self.args.output_dir or "trainer_output"
+        if ranks.rank() == 0:
+            publishing.save(self.model, self.processing_class, Path(directory))
 
     def push_to_hub(
         self,
@@ -519,21 +522,18 @@ class PPOTrainer:
         if ranks.rank() != 0:
             return
         args = self.args
-        hub = HfApi(token=token or args.hub_token)
-        name = args.hub_model_id or Path(args.output_dir or "ppo").name
-        hidden = args.hub_private_repo if private is None else private
-        repository = hub.create_repo(name, private=hidden, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as directory:
-            self.save_model(directory)
-            hub.upload_folder(
-                repo_id=repository,
-                folder_path=directory,
-                commit_message=commit_message,
-                revision=revision or args.hub_revision,
-            )
+        publishing.upload(
+            self.model,
+            self.processing_class,
+            args.hub_model_id or Path(args.output_dir or "ppo").name,
+            commit_message=commit_message,
+            token=token or args.hub_token,
+            revision=revision or args.hub_revision,
+            private=args.hub_private_repo if private is None else private,
+        )
 
     def _last_kept(self) -> str:
-        held = self.checkpoint_dir is not None and any(self.checkpoint_dir.glob("checkpoint-*"))
+        held = all_in(self.checkpoint_dir)
         return f"Earlier checkpoints are in {self.checkpoint_dir}" if held else "No checkpoint was written yet"
 
     def _save(self) -> None:
@@ -557,15 +557,15 @@ class PPOTrainer:
 
     def _resume(self, wanted: bool | str | Path | None) -> None:
         """Go on from a checkpoint where one is wanted, or there is one in the `checkpoint_dir` that was given."""
-        held = self.checkpoint_dir is not None and any(self.checkpoint_dir.glob("checkpoint-*"))
         if wanted is False or (wanted is None and self._asks_to_resume):
-            if held:
+            if all_in(self.checkpoint_dir):
                 raise UsageError(
-                    f"{self.checkpoint_dir} holds checkpoints of an earlier run: go on with it by "
+                    f"{self.checkpoint_dir} holds checkpoints of an earlier run: resume it by "
                     "train(resume_from_checkpoint=True), or remove them, or choose another directory"
                 )
             return
-        directory = ranks.first(partial(self._checkpoint_of, wanted), AlignError)
+        find = partial(checkpoint.to_resume, self.checkpoint_dir, wanted, saves=self.args.save_strategy != "no")
+        directory = ranks.first(find, AlignError)
         if directory is None:
             return
         self.state, self.best_weights = checkpoint.read(
@@ -574,36 +574,11 @@ class PPOTrainer:
         if self._given_scheduler is None:  # The run may have become longer, and its last learning rate was 0.
             for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, strict=True):
                 group["lr"] = rate * self._share_of_learning_rate(self.state.update)
-        logger.info("ppo goes on after update %d of %d", self.state.update, self.updates)
+        logger.info("ppo resumes after update %d of %d", self.state.update, self.updates)
         if self.state.stopped is not None and self.state.update < self.updates:
             logger.warning(
-                "ppo ended early, after update %d: %s. It is not gone on with; start anew, or from an earlier "
+                "ppo ended early, after update %d: %s. It will not be continued: start over, or resume from an earlier "
                 "checkpoint, to go further",
                 self.state.update,
                 self.state.stopped,
             )
-
-    def _checkpoint_of(self, wanted: bool | str | Path | None) -> Path | None:
-        """The checkpoint to go on from; damaged ones are set aside, and so are those of later updates.
-
-        Raises:
-            UsageError: the one that is wanted is not there or damaged.
-        """
-        where = self.checkpoint_dir
-        if not isinstance(wanted, str | Path):
-            found = newest_complete_checkpoint(where, checkpoint.FILES) if where is not None else None
-            if found is None and wanted:
-                place = where or (
-                    "output_dir, which is not set" if self.args.save_strategy != "no" else "a run of save_strategy='no'"
-                )
-                raise UsageError(f"there is no checkpoint to resume from in {place}: name a checkpoint's directory")
-            return found
-        chosen = intact(Path(wanted), checkpoint.FILES)
-        update = State.from_json((chosen / "state.json").read_text(encoding="utf-8")).update
-        for later in where.glob("checkpoint-*") if where is not None else ():
-            if step_of(later) > update:  # Of the run that is left here; not to be taken for this one's.
-                later.rename(later.with_name(f"superseded-{later.name}"))
-                logger.warning(
-                    "%s is of a later update than is gone on from: renamed to superseded-%s", *2 * [later.name]
-                )
-        return chosen

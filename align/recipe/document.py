@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -82,7 +82,7 @@ def parse(text: str, source: str, overrides: Sequence[str] = ()) -> Document:
     try:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            raise UsageError(f"{source}:1: a recipe is a mapping of keys (name:, stages:, ...), and this is none")
+            raise UsageError(f"{source}:1: a recipe is a mapping of keys (name:, stages:, ...), and this is not one")
         document.values = _Reader(loader, document).mapping(node, (), ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -182,7 +182,7 @@ def _apply(document: Document, override: str) -> None:
         key: str | int
         key, taken = _next_key(target, parts)
         path, parts = (*path, key), parts[taken:]
-        problem = _cannot_enter(target, key, path, document.values, last=not parts)
+        problem = _cannot_enter(target, key, path, last=not parts)
         if problem:
             document.problems.append(f"{place}: {dotted(path)}: {problem}")
             return
@@ -209,7 +209,7 @@ def _next_key(target: Any, parts: Sequence[str]) -> tuple[str | int, int]:
     return parts[0], 1
 
 
-def _cannot_enter(target: Any, key: str | int, path: KeyPath, values: Mapping[str, Any], *, last: bool) -> str | None:
+def _cannot_enter(target: Any, key: str | int, path: KeyPath, *, last: bool) -> str | None:
     if isinstance(target, list):
         if not isinstance(key, int) or key >= len(target):
             return f"a list of {len(target)} takes an index from 0 to {len(target) - 1}, not {key!r}"
@@ -235,7 +235,7 @@ def _fill_in_environment(document: Document) -> None:
         if not isinstance(value, str) or "${env:" not in value:
             return value
         for variable in _ENVIRONMENT_VARIABLE.findall(value):
-            if variable not in os.environ:
+            if not os.environ.get(variable):  # an empty one would make `/train.csv` of `${env:DATA}/train.csv`
                 document.problem(
                     path, f"environment variable {variable} is not set; set it first: export {variable}=..."
                 )

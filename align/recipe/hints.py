@@ -94,10 +94,10 @@ ADVICE = {
     "use_cpu": "remove it, and set CUDA_VISIBLE_DEVICES= in the environment to stay on the CPU",
     "logging_dir": "remove it: metrics are kept in the registry, and mirrored where `tracking:` says",
     "report_to": "remove it, and write `tracking: {wandb: {mode: offline}}` at the top of the recipe",
-    "run_name": "remove it: a run is called after its stage",
+    "run_name": "remove it: a run is named after its stage",
     "output_dir": "remove it: a stage publishes a new version into the registry",
     "overwrite_output_dir": "remove it: a stage publishes a new version, and nothing is ever overwritten",
-    "resume_from_checkpoint": "remove it: `align run` goes on from the last checkpoint by itself",
+    "resume_from_checkpoint": "remove it: `align run` resumes from the last checkpoint by itself",
     "save_safetensors": "remove it: weights are always saved as safetensors",
     "save_total_limit": "remove it: checkpoints are cleared once the stage is published",
     "group_by_length": "remove it: transformers 5 dropped it",
@@ -182,7 +182,7 @@ def explain(error: Mapping[str, Any], root: type[BaseModel], values: Any) -> tup
         return path, "is missing, and has no default"
     message = str(error["msg"])
     for prefix in ("Value error, ", "Input should be a valid ", "Input should be ", "Input should "):
-        message = message.removeprefix(prefix) if message.startswith(prefix) else message
+        message = message.removeprefix(prefix)
     if kind == "value_error":
         return path, message
     wanted = {

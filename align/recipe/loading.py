@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from align.configs import KINDS, StageConfig
-from align.configs.base import Config, DatasetConfig
+from align.configs.base import Config, DatasetConfig, Seed
 from align.configs.tracking import TrackingConfig
 from align.errors import UsageError
 from align.recipe import references
@@ -19,13 +19,16 @@ from align.recipe.hints import explain
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_FREE_KEYS = {"where", "names", "labels", *(key for keys in references.REWARD_KEYS.values() for key in keys)}
+"""Mappings whose keys are the user's own."""
+
 
 class _Header(Config):
     """What stands at the top of a recipe. Data sets and stages are validated one by one."""
 
     name: str = Field(min_length=1)
     description: str | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     registry: str | None = None
     tracking: TrackingConfig = TrackingConfig()
     datasets: dict[str, Any] = {}
@@ -142,7 +145,7 @@ def _stages(document: Document, seed: int) -> dict[str, StageConfig]:
         place: KeyPath = ("stages", name)
         if not references.NAME.fullmatch(name):
             document.problem(
-                place, "a stage's name is its artifact's: small letters, digits, `.`, `_` and `-`, at most 64 of them"
+                place, "a stage's name is its artifact's: at most 64 lowercase letters, digits, `.`, `_` and `-`"
             )
         if not isinstance(given, dict):
             document.problem(place, "should be a mapping of keys, with kind: first")
@@ -183,7 +186,7 @@ def _with_datasets(
         filled = {}
         for key, item in value.items():
             here = (*place, key)
-            free = {"reward", "where", "names"} & set(place[2:])  # mappings whose keys are the user's own
+            free = _FREE_KEYS & set(place[2:])
             if key not in ("dataset", "exclude") or not isinstance(item, str) or free:
                 filled[key] = fill(item, here, inside)
                 continue

@@ -109,9 +109,9 @@ def _refuse_what_is_no_archive(path: Path) -> None:
     """An archive takes the place of what is there: only of an older one, or of an empty file."""
     there = os.path.lexists(path)
     if str(path) == "-" or (there and (path.is_symlink() or not path.is_file())):
-        raise UsageError(f"{path} is no regular file: name one, which is made anew")
+        raise UsageError(f"{path} is not a regular file: give the path of a file to create")
     if there and not _begins_as_an_archive(path):
-        raise UsageError(f"{path} is there, and is not an archive of artifacts: give another name, or remove it")
+        raise UsageError(f"{path} exists, and is not an archive of artifacts: give another name, or remove it")
 
 
 def _begins_as_an_archive(path: Path) -> bool:
@@ -153,14 +153,14 @@ def _members(file: IO[bytes]) -> _Members:
         if info.type != tarfile.REGTYPE:
             raise ValueError(f"{info.name!r} is not a plain file")
         if info.name in found:
-            raise ValueError(f"{info.name!r} comes twice")
+            raise ValueError(f"{info.name!r} appears twice")
         begin = file.tell()
         if not 0 <= info.size <= end - begin:
             raise ValueError(f"it ends within {info.name!r}")
         found[info.name] = begin, info.size
         file.seek(begin + info.size + -info.size % _BLOCK)
     if file.read(_BLOCK + 1) != bytes(_BLOCK):
-        raise ValueError("it goes on after its end, or stops before")
+        raise ValueError("it continues after its end, or stops before it")
     return found
 
 

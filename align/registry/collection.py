@@ -58,7 +58,7 @@ def in_use(registry: Registry, artifacts: Iterable[Artifact]) -> Iterator[Callab
         files.replace(record, json.dumps(used))
 
     with contextlib.ExitStack() as held:
-        with registry.writing("no run can be begun"):
+        with registry.writing("no run can be started"):
             held.enter_context(FileLock(path))
             keep(*artifacts)
         try:
@@ -133,8 +133,8 @@ def _sound(registry: Registry) -> list[Artifact]:
     }
     if damaged := [str(one) for place, one in found.items() if isinstance(one, Problem) and place.exists()]:
         raise VerificationError(
-            f"{'; '.join(damaged)}. While it is there no garbage is collected: what it was made from is not known. "
-            "Move its directory away."
+            f"{'; '.join(damaged)}. While it is there, no garbage is collected, because what it was made from is "
+            "unknown. Move its directory away."
         )
     return [one for one in found.values() if isinstance(one, Artifact)]
 
@@ -201,7 +201,7 @@ def _claims(registry: Registry, now: float, left: Collection[Path] = ()) -> tupl
         claims |= {f"{name}@{version}": f"it is {name}@{alias}" for alias, version in registry.aliases(name).items()}
     for begun in set(_workspaces(registry)) - set(left):
         taken = _json(Workspace(begun).begun).get("inputs", {})
-        claims |= {str(digest): f"{begun.name} is to go on with it" for digest in taken.values()}
+        claims |= {str(digest): f"{begun.name} will resume with it" for digest in taken.values()}
     stale = []
     for record in (registry.root / "running").glob("*.json"):
         if _is_live(registry, record, now):
@@ -231,7 +231,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:
-        raise VerificationError(f"{path} cannot be read, so that nothing knows what it needs: {error}") from error
+        raise VerificationError(f"{path} cannot be read, so what it needs is unknown: {error}") from error
     return content
 
 

@@ -99,7 +99,7 @@ def _refusal(path: Path, status: os.stat_result, private: re.Pattern[bytes]) -> 
         except UsageError:
             return "is not a safetensors file, whatever its name says"
     if suffix not in _BINARY and (line := _line_of(private, path, status.st_size)):
-        return f"line {line} holds a path of this machine; write it without"
+        return f"line {line} contains a path from this machine: remove it"
     return None
 
 
@@ -114,7 +114,7 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
         content = file.read(size) if size <= _LONGEST_SAFETENSORS_HEADER else b""
     try:
         if len(content) < size or not content.startswith(b"{"):
-            raise ValueError("its header is not there")
+            raise ValueError("its header is missing")
         header: dict[str, dict[str, Any]] = json.loads(content)
         header.pop("__metadata__", None)
         if malformed := [name for name, tensor in header.items() if not {"dtype", "shape"} <= dict(tensor).keys()]:

@@ -62,21 +62,12 @@ def _traced(registry: Registry, reference: str, digest: str, traced: dict[tuple[
     except VerificationError as error:
         problem = str(error)
     if problem:
-        if other := _with_digest(registry, name, digest):
-            return trace(registry, other, digest, traced)
+        if other := registry.with_digest(name, digest):
+            return trace(registry, other.reference, digest, traced)
         return Lineage(reference, digest, problem=problem)
     inputs = artifact.manifest.inputs.items()
     parents = {place: trace(registry, taken.reference, taken.digest, traced) for place, taken in inputs}
     return Lineage(reference, digest, artifact, inputs=parents)
-
-
-def _with_digest(registry: Registry, name: str, digest: str) -> str | None:
-    """The newest sound version with this content."""
-    for version in reversed(registry.versions(name)):
-        found = registry.read(name, version)
-        if isinstance(found, Artifact) and found.digest == digest and not registry.verify(found.reference, full=False):
-            return found.reference
-    return None
 
 
 def complete(registry: Registry, reference: str) -> list[Artifact]:

@@ -34,7 +34,7 @@ _PIECE = 1 << 20
 class Mirror:
     """What is at `url`: `file:///backup`, `s3://bucket/folder`, `memory://x`, or a directory's path.
 
-    Raises `UsageError` if fsspec knows no such place, or it holds a mirror of a newer format.
+    Raises `UsageError` if fsspec knows no such place, or it holds a mirror of another format.
     """
 
     def __init__(self, url: str) -> None:
@@ -42,7 +42,9 @@ class Mirror:
         self._fs, self._root = _opened(url)
         marker = self._read("mirror.json")
         if marker is not None and _format(marker) != FORMAT:
-            raise UsageError(f"{self.url} holds a mirror of another format than {FORMAT}. Upgrade align.")
+            raise UsageError(
+                f"{self.url} holds a mirror of a format other than {FORMAT}. Use the version of align that wrote it."
+            )
         self._is_new = marker is None
 
     def push(self, registry: Registry, reference: str) -> dict[str, bool]:

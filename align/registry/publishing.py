@@ -61,7 +61,7 @@ def receive(registry: Registry, parcels: Iterable[Parcel]) -> list[Artifact]:
     """
     artifacts: dict[str, Artifact] = {}
     order = []
-    with _staging(registry, "could not take in what arrives") as staging:
+    with _staging(registry, "could not store what arrived") as staging:
         arrived: list[tuple[Manifest, Path]] = []
         for manifest, content in parcels:
             order.append(manifest.digest)

@@ -49,7 +49,7 @@ FORMAT = 1
 class Registry:
     """A registry directory. It comes into being with the first thing that is put into it.
 
-    Raises `UsageError` if the path is a file, or a registry of a newer format.
+    Raises `UsageError` if the path is a file, or a registry of another format.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -68,7 +68,10 @@ class Registry:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f'{self._marker} cannot be read. It should say {{"format": {FORMAT}}}.') from error
         if written != FORMAT:
-            raise UsageError(f"{self._marker} says format {written}; this align reads format {FORMAT}. Upgrade align.")
+            raise UsageError(
+                f"{self._marker} says format {written}; this align reads format {FORMAT}. "
+                "Use the version of align that wrote it."
+            )
 
     @classmethod
     def at(cls, path: str | Path | None = None, otherwise: str | Path | None = None) -> Registry:
@@ -168,6 +171,14 @@ class Registry:
             raise VerificationError(f"{_described(problems)} Do not use {directory}.")
         return Artifact(name, version, directory / FILES, manifest)
 
+    def with_digest(self, name: str, digest: str) -> Artifact | None:
+        """The newest sound version of a name with this content."""
+        for version in reversed(self.versions(name)):
+            found = self.read(name, version)
+            if isinstance(found, Artifact) and found.digest == digest and not self.verify(found.reference, full=False):
+                return found
+        return None
+
     def _locate(self, reference: str) -> tuple[str, str]:
         """Name and version of a reference, looking at nothing of the version itself."""
         name, selector = references.parse(reference)
@@ -183,7 +194,10 @@ class Registry:
         version = alias.version if alias else selector
         if version not in versions:
             gone = f" (which stands for {version})" if alias else ""
-            hint = references.suggestion(selector, [*self.aliases(name), references.LATEST, *reversed(versions)])
+            if alias:
+                hint = f" `align registry tag {name}@{versions[-1]} {selector}` lets it stand for another."
+            else:
+                hint = references.suggestion(selector, [*self.aliases(name), references.LATEST, *reversed(versions)])
             raise UsageError(
                 f"{name!r} in the registry {self.root} has no {selector!r}{gone}.{_set_aside(self, name)}{hint}"
             )
@@ -268,7 +282,7 @@ class Registry:
         except (UsageError, VerificationError) as error:
             return [Problem(name, f"aliases/{name}", str(error))]
         return [
-            Problem(f"{name}@{alias}", f"aliases/{name}/{alias}.json", f"stands for {version}, which is not there")
+            Problem(f"{name}@{alias}", f"aliases/{name}/{alias}.json", _dangling(name, alias, version))
             for alias, version in found.items()
             if version not in versions
         ]
@@ -284,7 +298,7 @@ class Registry:
         manifest, problems = inspect(directory, artifact.name, artifact.version, cache)
         if manifest and manifest.digest != artifact.digest:
             raise VerificationError(
-                f"{artifact.reference} is another artifact than when it was looked up: its digest is "
+                f"{artifact.reference} is no longer the artifact that was looked up: its digest is "
                 f"{manifest.digest[:12]}, and was {artifact.digest[:12]}. Look it up again."
             )
         if problems:
@@ -399,3 +413,8 @@ def _set_aside(registry: Registry, name: str) -> str:
     damaged = sorted(registry.quarantined(name), key=references.number)
     place = registry.root / "quarantine" / name
     return f" Damaged, and moved to {place}: {', '.join(damaged)}." if damaged else ""
+
+
+def _dangling(name: str, alias: str, version: str) -> str:
+    remedy = f"`align registry tag {name}@VERSION {alias}` lets it stand for another"
+    return f"stands for {version}, which is not there; {remedy}"

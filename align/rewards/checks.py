@@ -89,7 +89,7 @@ def _description(model: CheckedModel, scores: Sequence[float]) -> Outcome:
 def _determinism(model: CheckedModel, scores: Sequence[float]) -> Outcome:
     again = _scored(model)
     if again != list(scores):
-        return Outcome("determinism", "failed", f"the same call gave other scores, {_worst(scores, again)}")
+        return Outcome("determinism", "failed", f"the same call gave different scores, {_worst(scores, again)}")
     return Outcome("determinism", "passed", "the same call gave the same numbers")
 
 
@@ -164,7 +164,7 @@ def _same(check: str, scores: Sequence[float], others: Sequence[float], how: str
 
 def _worst(scores: Sequence[float], others: Sequence[float]) -> str:
     gap, row = max((abs(a - b), row) for row, (a, b) in enumerate(zip(scores, others, strict=True)))
-    return f"by up to {gap:.2g} (text {row}: {scores[row]:g} and {others[row]:g})"
+    return f"by up to {gap:.2g} (text {row + 1}: {scores[row]:g} and {others[row]:g})"
 
 
 def failed(outcomes: Sequence[Outcome]) -> Iterator[Outcome]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from align.data.units import units_of
 from align.errors import UsageError
 from align.metrics import ranks
 from align.metrics.bootstrap import bootstrap
-from align.metrics.intervals import units_of
 from align.progress import track
 from align.rewards import data, scoring
 from reward_models import CheckedModel

@@ -171,11 +171,11 @@ def labels(data: Rows, column: str) -> tuple[Rows, list[str]]:
     """The labels as a recipe would spell them, without space around them, and the rows that have one."""
     sources.require_columns(data.rows, [column], data.place)
     found = [templates.lookup(row, column) for row in data.rows]
-    kept = [index for index, value in enumerate(found) if not sources.is_empty(value) and str(value).strip()]
+    kept = [index for index, value in enumerate(found) if not sources.is_empty(value)]
     if not kept:
         raise UsageError(f"{data.place}: column {column!r} is empty in all {len(data.rows)} rows")
     _say_left_out(data.place, len(found), len(kept), f"{column!r}")
-    return _only(data, kept), [sources.spelled(found[index]).strip() for index in kept]
+    return _only(data, kept), [sources.spelled(found[index]) for index in kept]
 
 
 def good(

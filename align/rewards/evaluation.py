@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align.data import sources, templates
+from align.data.units import units_of
 from align.errors import UsageError
 from align.metrics import bias, classification, ranks
 from align.metrics.bootstrap import bootstrap
-from align.metrics.intervals import mean_interval, units_of
+from align.metrics.intervals import mean_interval
 from align.progress import track
 from align.rewards import data, scoring
 from align.workspace import Interval
@@ -80,7 +81,9 @@ def labelled(
         "metrics": _plain(_metrics(good, scores, said, sure, units)),
         "length": _plain(_length(rows.responses, good, scores, units)),
         "slices": {name: _plain(_by_group(groups[name], good, scores, said, units)) for name in by},
-        "terms": {term: asdict(one) for term, one in bias.term_bias(rows.responses, good, scores, terms).items()},
+        "terms": {
+            term: asdict(one) for term, one in bias.term_bias(rows.responses, good, scores, terms, units).items()
+        },
     }
     if said is not None:
         result["confusion"] = classification.confusion(_names(good), _names(said))

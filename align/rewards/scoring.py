@@ -37,7 +37,7 @@ def read(lines: Iterable[str], source: str, *, plain: bool = False) -> list[Row]
     """
     if not plain and source.lower().endswith(_TABLES):
         raise UsageError(
-            f"{source}: give JSON lines ({_ROW}), or a response a line; `align reward evaluate` reads tables. "
+            f"{source}: give JSON lines ({_ROW}), or one response per line; `align reward evaluate` reads tables. "
             "(--plain scores its lines as they are)"
         )
     rows: list[Row] = []
@@ -51,7 +51,9 @@ def read(lines: Iterable[str], source: str, *, plain: bool = False) -> list[Row]
             if _LIST.match(text):
                 raise UsageError(f"{source}:{number}: a JSON list; put each row on a line of its own (or say --plain)")
         if not (plain or as_json) and _is_object(text):
-            raise UsageError(f"{source}:{number}: a JSON row, but the first line is none: say --plain if all are text")
+            raise UsageError(
+                f"{source}:{number}: a JSON row, but the first line is not one: say --plain if all are text"
+            )
         rows.append(_row(text, f"{source}:{number}") if as_json else {"response": text})
     if not rows:
         raise UsageError(f"{source} holds no row to score")
@@ -81,8 +83,10 @@ def score(model: CheckedModel, rows: Sequence[Row], advance: Advance = lambda n=
 
 def warn_of_missing_prompts(model: CheckedModel, prompts: Sequence[str]) -> None:
     """A model that reads prompts scores responses without them too, and says something else."""
-    if model.describe().get("input") in ("prompt_and_response", "chat") and not any(prompts):
-        logger.warning("%s reads the prompt as well, and no row has one: is its column `prompt`?", model.name)
+    if model.describe().get("input") in ("prompt_and_response", "chat") and not all(prompts):
+        count = len([prompt for prompt in prompts if prompt])
+        having = f"{count} of {len(prompts)} rows have one" if count else "no row has one"
+        logger.warning("%s reads the prompt as well, and %s: is its column `prompt`?", model.name, having)
 
 
 def scored(
@@ -125,11 +129,13 @@ def _row(text: str, where: str) -> Row:
         row = json.loads(text)
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{where}: half a surrogate pair ({error.object[error.start]!r}) is no text") from error
+        raise UsageError(f"{where}: half a surrogate pair ({error.object[error.start]!r}) is not text") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not JSON: {error}; the first line was, so all must be (or say --plain)") from error
     if not isinstance(row, dict) or "response" not in row:
         raise UsageError(f"{where}: a row is an object with a `response`: {_ROW}")
+    if taken := [key for key in ("score", "components") if key in row]:
+        raise UsageError(f"{where}: the row has a `{taken[0]}` already, which would be overwritten: rename it")
     for key in _TEXT_KEYS:
         if key in row and not isinstance(row[key], str):
             raise UsageError(f"{where}: `{key}` must be text, not {row[key]!r:.40}")

@@ -195,7 +195,7 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
 
     def alive() -> None:
         if app.state.worker.done():
-            raise HTTPException(503, "what asks the model has ended: start the server again")
+            raise HTTPException(503, "the scoring worker has stopped: restart the server")
 
     app = FastAPI(title=model.name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.batcher = batcher
@@ -217,7 +217,7 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
     @app.post("/score", dependencies=[Depends(alive)], response_class=JSONResponse)
     async def score(question: Question) -> JSONResponse:
         if len(question.items) > limits.items:
-            raise HTTPException(413, f"{len(question.items)} items, and at most {limits.items} are taken at once")
+            raise HTTPException(413, f"{len(question.items)} items, but at most {limits.items} are accepted at once")
         if len({item.reference is None for item in question.items}) > 1:
             raise HTTPException(422, "some items have a reference and some do not; give it to all or to none")
         try:
@@ -250,7 +250,7 @@ def serve(model: CheckedModel, *, host: str, port: int, token: str | None, limit
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{sock.getsockname()[1]}"
     server = _server(model, token, limits or Limits())
-    logger.info("serving %s at %s%s; Ctrl-C ends it", model.name, address, " (token needed)" if token else "")
+    logger.info("serving %s at %s%s; Ctrl-C stops it", model.name, address, " (token needed)" if token else "")
     with sock, suppress(KeyboardInterrupt, Interrupted):  # uvicorn has shut down in order when it raises these again
         server.run(sockets=[sock])
     logger.info("stopped")

@@ -91,7 +91,7 @@ def _explanation(config: BaseModelConfig, error: Exception) -> str:
     if _is_local(config):
         return f"the directory {config.model} holds no model that can be loaded: {reason}"
     return (
-        f"{config.model} is neither a directory here nor could it be loaded from the Hugging Face Hub "
+        f"{config.model} is not a directory here, and could not be loaded from the Hugging Face Hub "
         f"(revision {config.revision or 'main'}): {reason} If it is a directory, check the path. If it is on the Hub: "
         "without a network it must be in the cache already (HF_HOME says where that is; HF_HUB_OFFLINE=1 forbids the "
         "network, unset it to download), and a private or gated model needs HF_TOKEN"

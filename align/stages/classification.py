@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +14,10 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from align.configs.reward import RewardConfig
-from align.data import examples
-from align.data.examples import Labelled, MultiLabelled
+from align.data import division
+from align.data.division import Example
+from align.data.examples import Labelled
+from align.data.units import units_of
 from align.errors import UsageError
 from align.metrics import classification, intervals
 from align.modeling import classifiers
@@ -24,14 +25,6 @@ from align.modeling.training import GroupedByLength, TellEpoch
 from align.modeling.trunk import pad
 from align.workspace import Interval
 from reward_models.classifier import joined
-
-HELD_OUT = 0.1
-"""Of each label's rows, where there is no evaluation data; and again for early stopping or calibration."""
-MOST_TUNING = 1000
-"""Rows: enough for a temperature or a comparison of losses, and the others train."""
-
-Example = Labelled | MultiLabelled
-Row = TypeVar("Row")
 
 
 class Classification:
@@ -48,10 +41,9 @@ class Classification:
         self.scored = config.labels.scored
         self.multi = bool(config.data[0].labels)
         self.with_prompt = config.data[0].prompt is not None
-        self.training, self.tuning, self.held_out = _divided(config, self.multi)
-        held = [name for row in self.training for name in _names(row)]
-        self.labels = sorted(config.data[0].labels) if self.multi else sorted(set(held))
-        _check_labels(self.labels, self.training, self.held_out, self.scored)
+        self.training, self.tuning, self.held_out = division.of_labels(config)
+        self.labels = division.all_labels(config, self.training)
+        held = [name for row in self.training for name in division.names(row)]
         self.class_weights = _class_weights(config, Counter(held), len(self.training), self.labels, self.multi)
         self.problem_type = "multi_label_classification" if self.multi else "single_label_classification"
 
@@ -98,7 +90,7 @@ class Classification:
         """
         logits = self._logits(model, tokenizer, self.held_out).double()
         scored, seed = self.labels.index(self.scored), self.config.seed
-        units = intervals.units_of([row.prompt for row in self.held_out])
+        units = units_of([row.prompt for row in self.held_out])
         if self.multi:
             probabilities = logits.sigmoid()
             predicted = probabilities > 0.5
@@ -119,7 +111,7 @@ class Classification:
             "accuracy": intervals.mean_interval(row_right.double().tolist(), seed=seed, units=units),
             "macro_f1": macro_f1,
             "auc": classification.roc_auc_interval(
-                [self.scored in _names(row) for row in self.held_out],
+                [self.scored in division.names(row) for row in self.held_out],
                 probabilities[:, scored].tolist(),
                 seed=seed,
                 units=units,
@@ -142,8 +134,8 @@ class Classification:
     def _targets(self, rows: Sequence[Example]) -> list[dict[str, Any]]:
         """The index of each row's label; or a number for each label, 1 where it holds."""
         if self.multi:
-            return [{"labels": [float(name in _names(row)) for name in self.labels]} for row in rows]
-        return [{"labels": self.labels.index(_names(row)[0])} for row in rows]
+            return [{"labels": [float(name in division.names(row)) for name in self.labels]} for row in rows]
+        return [{"labels": self.labels.index(division.names(row)[0])} for row in rows]
 
     def _logits(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> Tensor:
         ids = self._token_ids(tokenizer, rows)
@@ -249,88 +241,6 @@ class _Trainer(GroupedByLength, Trainer):  # type: ignore[misc]
     pass
 
 
-def _names(row: Example) -> tuple[str, ...]:
-    return (row.label,) if isinstance(row, Labelled) else row.labels
-
-
-def _divided(config: RewardConfig, multi: bool) -> tuple[list[Example], list[Example], list[Example]]:
-    """Rows to train on, to tune with (where that is needed) and to measure with.
-
-    The last are given, or like the tuning rows a share of each label's, drawn by the seed.
-    """
-    read = examples.multi_labelled if multi else examples.labelled
-    training: list[Example] = list(read(config.data))
-    held_out: list[Example] = list(read(config.evaluation_data)) if config.evaluation_data else []
-    tuning: list[Example] = []
-    by_prompt = intervals.are_units([row.prompt for row in training])
-
-    def unit(row: Example) -> Hashable:
-        """Responses to one prompt are no more independent than one text twice."""
-        return row.prompt if by_prompt and row.prompt else (row.prompt, row.text)
-
-    if not held_out or config.needs_tuning_rows:
-        random.Random(config.seed).shuffle(training)
-    if not held_out:
-        training, held_out = set_aside(training, unit, _names)
-    if config.needs_tuning_rows:
-        training, tuning = set_aside(training, unit, _names, most=MOST_TUNING, seed=config.seed)
-        if not tuning:
-            raise UsageError(
-                "early_stopping and calibration need rows of their own, and no label has two to spare one of: add "
-                "rows, or leave both out"
-            )
-    return training, tuning, held_out
-
-
-def set_aside(
-    rows: Sequence[Row],
-    unit: Callable[[Row], Hashable],
-    label: Callable[[Row], Hashable],
-    *,
-    most: int | None = None,
-    seed: int = 0,
-) -> tuple[list[Row], list[Row]]:
-    """The rows without the first tenth of those of each label, and that tenth, label by label.
-
-    What is tuned or measured with must not have been trained on: rows of one unit stay together, wherever the first
-    of them falls.
-
-    Args:
-        rows: in the order from which the tenth is taken.
-        unit: equal for rows that tell the same, such as those of one text.
-        label: what the shares are of.
-        most: units to set aside at most. Of more, these are drawn by `seed`.
-    """
-    labels: dict[Hashable, Any] = {}
-    for row in rows:
-        labels.setdefault(unit(row), label(row))  # a unit counts as the first of its rows
-    aside: list[Hashable] = []
-    for name in sorted(set(labels.values())):
-        of_label = [one for one, found in labels.items() if found == name]
-        aside += of_label[: max(1, round(HELD_OUT * len(of_label))) if len(of_label) > 1 else 0]
-    if most is not None and len(aside) > most:
-        random.Random(seed).shuffle(aside)  # they come label by label
-    places = {one: place for place, one in enumerate(aside)}
-    by_label = sorted(rows, key=label)  # type: ignore[arg-type]
-    kept = [row for row in by_label if unit(row) not in places]
-    drawn = sorted((row for row in by_label if unit(row) in places), key=lambda row: places[unit(row)])
-    end = len(drawn) if most is None else sum(places[unit(row)] < most for row in drawn)
-    return kept + drawn[end:], drawn[:end]
-
-
-def _check_labels(labels: Sequence[str], training: Sequence[Example], held_out: Sequence[Example], scored: str) -> None:
-    if problem := examples.ambiguity(labels):
-        raise UsageError(f"data: {problem}")
-    if scored not in labels:
-        raise UsageError(f"labels names {scored!r}, but the data has only the labels: {', '.join(labels)}")
-    if len(labels) < 2 or len({scored in _names(row) for row in training}) < 2:
-        raise UsageError(f"all rows, or none of them, bear the label {scored!r}: a classifier needs rows of both kinds")
-    if strange := sorted({name for row in held_out for name in _names(row)} - set(labels)):
-        raise UsageError(f"evaluation_data has labels that data lacks: {', '.join(strange)}")
-    if len({scored in _names(row) for row in held_out}) < 2:
-        raise UsageError(f"the held-out rows are all, or none of them, {scored!r}: they cannot measure the classifier")
-
-
 def _class_weights(config: RewardConfig, counts: Counter[str], rows: int, labels: Sequence[str], multi: bool) -> Tensor:
     """One weight per label. Balanced ones make each label's rows weigh the same in sum, and 1 on average; of labels
     that may hold together, they make the rows with a label weigh as much as those without."""
@@ -339,7 +249,7 @@ def _class_weights(config: RewardConfig, counts: Counter[str], rows: int, labels
         return torch.ones(len(labels))
     if isinstance(given, dict):
         if set(given) != set(labels):
-            raise UsageError(f"class_weights are of {', '.join(given)}, but the labels are {', '.join(labels)}")
+            raise UsageError(f"class_weights names {', '.join(given)}, but the labels are {', '.join(labels)}")
         return torch.tensor([given[label] for label in labels])
     if multi:
         return torch.tensor([(rows - counts[label]) / max(counts[label], 1) for label in labels])

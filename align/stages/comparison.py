@@ -76,6 +76,8 @@ def draw(results: Results, path: Path) -> None:
         colours = [f"C{list(results).index(model) % 10}" for model in measured]
         axes.bar(range(len(measured)), values, yerr=[below, above], color=colours, capsize=4)
         axes.set_xticks(range(len(measured)), list(measured))
+        if min((value - down for value, down in zip(values, below, strict=True)), default=0) >= 0:
+            axes.set_ylim(bottom=0)
         axes.set_title(_HEADINGS.get(metric, metric), fontsize=10)
     figure.savefig(path, dpi=100, metadata={"Software": None})
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import reward_models
 from align import interrupt
-from align.configs.base import RewardSpec
-from align.configs.evaluate import EvaluateConfig, JudgeConfig, Metric
+from align.configs.base import Metric, RewardSpec
+from align.configs.evaluate import EvaluateConfig, JudgeConfig
 from align.data import examples
 from align.data.dialogues import is_rude
 from align.data.examples import EvaluationExample
+from align.data.units import units_of
 from align.errors import AlignError, UsageError
 from align.metrics import corpus, diversity, overlap
 from align.metrics.classification import roc_auc_interval
@@ -66,11 +66,10 @@ def run(config: EvaluateConfig, inputs: Inputs, workspace: Workspace, tracker: T
     """Sample, measure, compare, and write down.
 
     Raises:
-        UsageError: a metric that does not exist, or lacks what it measures with.
+        UsageError: there are no such prompts, judge or reward.
         AlignError: the reward's AUC is below `require_reward_auc`, or a scorer broke its contract.
     """
     rows = examples.evaluation(config.data)
-    check_metrics(config, rows)
     judge, judge_description = load_judge(config.judge, inputs)
     reward = load_reward(config.reward, inputs)
     names = short_names(config.models)
@@ -78,6 +77,7 @@ def run(config: EvaluateConfig, inputs: Inputs, workspace: Workspace, tracker: T
     measured: dict[str, Measured] = {}
     baseline: Subject | None = None
     prompts = [row.prompt for row in rows]
+    units = units_of(prompts, fewest=2)  # of one prompt alone, its responses
     kept = Responses(workspace.checkpoints)
     with track("evaluate", total=len(rows) * len(names), initial=len(kept)) as advance:
         for reference in [config.baseline_model, *others]:
@@ -86,16 +86,16 @@ def run(config: EvaluateConfig, inputs: Inputs, workspace: Workspace, tracker: T
             responses = kept.to_all(
                 prompts, subject, config.generation, advance, seed=config.seed, batch_size=config.batch_size
             )
-            measured[subject.name] = measure(config, subject, baseline, rows, responses, judge, reward)
+            measured[subject.name] = measure(config, subject, baseline, rows, units, responses, judge, reward)
             if subject is baseline:
-                measured[subject.name].extra |= reward_agreement(config, measured[subject.name])
+                measured[subject.name].extra |= reward_agreement(config, measured[subject.name], units)
             del subject
             gc.collect()  # before the next model is loaded beside it
     assert baseline is not None
     measured = {name: measured[name] for name in names.values()}
-    results = {name: intervals(config, one, rows) for name, one in measured.items()}
+    results = {name: intervals(config, one, units) for name, one in measured.items()}
     differences = {
-        name: compare(config, one, measured[baseline.name], rows)
+        name: compare(config, one, measured[baseline.name], units)
         for name, one in measured.items()
         if name != baseline.name
     }
@@ -114,25 +114,13 @@ def run(config: EvaluateConfig, inputs: Inputs, workspace: Workspace, tracker: T
     return {f"{name}.{metric}": interval for name, found in results.items() for metric, interval in found.items()}
 
 
-def check_metrics(config: EvaluateConfig, rows: Sequence[EvaluationExample]) -> None:
-    """Refuse metrics that do not exist, and a reward metric without a reward."""
-    known = get_args(Metric)
-    for name in sorted({name for row in rows for name in row.metrics or ()}):
-        if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UsageError(f"data.metrics: there is no metric {name!r}{hint} (there are {', '.join(known)})")
-    if "reward" in config.metrics and config.reward is None:
-        raise UsageError("metrics: metric reward needs a `reward:`")
-
-
 def load_judge(config: JudgeConfig | None, inputs: Inputs) -> tuple[Judge | None, dict[str, Any] | None]:
     """The judge, and what it is."""
     if config is None:
         return None, None
     if config.model is None:
         return (lambda prompts, responses: [float(is_rude(text)) for text in responses]), {"rule": config.rule}
-    options = {"label": config.label, "transform": "probability", "sign": 1, "input": "response"}
+    options = {"label": config.label, "transform": "probability", "sign": 1}
     model = _scorer(config.model, inputs, **options)
     moments = model.describe().get("moments") or {"mean": 0.0, "std": 1.0}  # toxicity is a probability
 
@@ -159,6 +147,7 @@ def measure(
     subject: Subject,
     baseline: Subject,
     rows: Sequence[EvaluationExample],
+    units: Sequence[Hashable],
     responses: Sequence[Response],
     judge: Judge | None,
     reward: reward_models.CheckedModel | None,
@@ -191,12 +180,11 @@ def measure(
         for metric in ("rouge_1", "rouge_2", "rouge_l"):
             note(metric, at, [scores[metric] for scores in scored])
     if at := [i for i in asked("bleu", "bleu" in config.metrics) if i in with_reference]:
-        result.whole["bleu"] = corpus.bleu(_at(texts, at), _at(with_reference, at), _at(prompts, at))
+        result.whole["bleu"] = corpus.bleu(_at(texts, at), _at(with_reference, at), [units[i] for i in at])
     if at := [i for i in asked("perplexity", "perplexity" in config.metrics) if i in with_reference]:
         pairs = [(prompts[i], with_reference[i]) for i in at]
-        perplexity = corpus.perplexity(
-            *reference_likelihoods(subject, pairs, config.batch_size), units=_at(prompts, at)
-        )
+        likelihoods = reference_likelihoods(subject, pairs, config.batch_size)
+        perplexity = corpus.perplexity(*likelihoods, units=[units[i] for i in at])
         if _vocabularies_differ(subject, baseline):  # another tokenizer's tokens: no difference to take
             result.extra["perplexity"] = perplexity.interval()
         else:
@@ -214,7 +202,7 @@ def measure(
     note("length_tokens", at, [len(responses[i].token_ids) for i in at])
     if at := asked("distinct", "distinct" in config.metrics):
         for n in (1, 2):
-            result.whole[f"distinct_{n}"] = corpus.distinct(_at(texts, at), n, _at(prompts, at))
+            result.whole[f"distinct_{n}"] = corpus.distinct(_at(texts, at), n, [units[i] for i in at])
         note("repetition", at, [diversity.repetition(texts[i]) for i in at])
     return result
 
@@ -248,7 +236,7 @@ def kl_to_baseline(
     return found
 
 
-def reward_agreement(config: EvaluateConfig, measured: Measured) -> dict[str, Interval]:
+def reward_agreement(config: EvaluateConfig, measured: Measured, units: Sequence[Hashable]) -> dict[str, Interval]:
     """How well the reward tells the judge's non-toxic responses from its toxic ones: `reward_auc`.
 
     Raises:
@@ -266,24 +254,30 @@ def reward_agreement(config: EvaluateConfig, measured: Measured) -> dict[str, In
             raise AlignError(f"{problem}, so require_reward_auc {required:g} cannot be checked; take other prompts")
         logger.warning("%s", problem)
         return {}
-    auc = roc_auc_interval(nontoxic, [rewards[row] for row in rows], seed=config.seed, samples=config.bootstrap_samples)
+    auc = roc_auc_interval(
+        nontoxic,
+        [rewards[row] for row in rows],
+        seed=config.seed,
+        samples=config.bootstrap_samples,
+        units=[units[row] for row in rows],
+    )
     if required is not None and auc.value < required:
         raise AlignError(
-            f"the reward does not point the right way: its AUC against the judge on {auc.n} baseline responses is "
+            f"the reward does not point the right way: its AUC against the judge on {len(rows)} baseline responses is "
             f"{auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}], below require_reward_auc {required:g}. PPO would follow "
             "it: train the reward on data nearer to these prompts, or check which label is its positive one"
         )
     return {"reward_auc": auc}
 
 
-def intervals(config: EvaluateConfig, measured: Measured, rows: Sequence[EvaluationExample]) -> dict[str, Interval]:
+def intervals(config: EvaluateConfig, measured: Measured, units: Sequence[Hashable]) -> dict[str, Interval]:
     """Each metric's value with its interval. Rows of one prompt are one unit."""
     means = {
         metric: mean_interval(
             list(values.values()),
             seed=config.seed,
             samples=config.bootstrap_samples,
-            units=[rows[row].prompt for row in values],
+            units=[units[row] for row in values],
         )
         for metric, values in measured.by_row.items()
     }
@@ -291,7 +285,7 @@ def intervals(config: EvaluateConfig, measured: Measured, rows: Sequence[Evaluat
 
 
 def compare(
-    config: EvaluateConfig, measured: Measured, baseline: Measured, rows: Sequence[EvaluationExample]
+    config: EvaluateConfig, measured: Measured, baseline: Measured, units: Sequence[Hashable]
 ) -> dict[str, Interval]:
     """Each metric's difference from the baseline on the same prompts, with its interval."""
     paired = {
@@ -300,7 +294,7 @@ def compare(
             [baseline.by_row[metric][row] for row in values],
             seed=config.seed,
             samples=config.bootstrap_samples,
-            units=[rows[row].prompt for row in values],
+            units=[units[row] for row in values],
         )
         for metric, values in measured.by_row.items()
         if metric in baseline.by_row

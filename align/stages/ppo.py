@@ -129,7 +129,8 @@ def _fitting(
     count = f"{len(too_long)} of {len(prompts)} prompts are longer than {limit}"
     if config.long_prompts == "error" or (config.long_prompts == "skip" and len(too_long) == len(prompts)):
         change = "raise it" if asked else "lower ppo.response_length"
-        raise UsageError(f"{count}: {change}, or set long_prompts to skip or truncate_left")
+        choices = "skip or truncate_left" if config.long_prompts == "error" else "truncate_left"
+        raise UsageError(f"{count}: {change}, or set long_prompts to {choices}")
     logger.warning("%s: %s", count, {"skip": "skipped", "truncate_left": "cut on the left"}[config.long_prompts])
     if config.long_prompts == "skip":
         return [row for row, ids in zip(rows, token_ids, strict=True) if len(ids) <= longest]

@@ -5,8 +5,7 @@ The model of Bradley and Terry (1952), trained by TRL's `RewardTrainer` on pairs
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,13 +14,12 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from align.configs.reward import RewardConfig
-from align.data import examples
+from align.data import division
 from align.data.examples import Preference
-from align.errors import UsageError
+from align.data.units import units_of
 from align.metrics import classification, intervals
 from align.modeling import classifiers
 from align.modeling.training import LengthGroupedSampler
-from align.stages.classification import MOST_TUNING, set_aside
 from align.workspace import Interval
 from reward_models.classifier import joined
 from reward_models.preference import LABEL
@@ -36,21 +34,7 @@ class PreferenceModelling:
     def __init__(self, config: RewardConfig) -> None:
         """Read and divide the pairs."""
         self.config = config
-        pairs = examples.preferences(config.pairs)
-        self.held_out = examples.preferences(config.evaluation_pairs) if config.evaluation_pairs else []
-        self.tuning: list[Preference] = []
-        random.Random(config.seed).shuffle(pairs)
-        by_prompt = intervals.are_units([pair.prompt for pair in pairs])
-
-        def unit(pair: Preference) -> Hashable:
-            """Pairs of one prompt tell less than as many of different prompts."""
-            return pair.prompt if by_prompt and pair.prompt else pair
-
-        if not self.held_out:
-            pairs, self.held_out = _set_aside(pairs, unit)
-        if config.needs_tuning_rows:
-            pairs, self.tuning = _set_aside(pairs, unit, most=MOST_TUNING, seed=config.seed)
-        self.training = pairs
+        self.training, self.tuning, self.held_out = division.of_pairs(config)
 
     def trainer(
         self,
@@ -91,7 +75,7 @@ class PreferenceModelling:
         """Pair accuracy (a tie counts half) and calibration error on held-out pairs; and for scale the accuracy of
         preferring the shorter response."""
         margins = self._margins(model, tokenizer, self.held_out).double()
-        units = intervals.units_of([pair.prompt for pair in self.held_out])
+        units = units_of([pair.prompt for pair in self.held_out])
         shorter = [float(len(pair.rejected) - len(pair.chosen)) for pair in self.held_out]
         sure = margins.abs().sigmoid()
         return {
@@ -124,12 +108,3 @@ class PreferenceModelling:
 
 def _won(margins: Sequence[float]) -> list[float]:
     return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
-
-
-def _set_aside(
-    pairs: Sequence[Preference], unit: Callable[[Preference], Hashable], **how: Any
-) -> tuple[list[Preference], list[Preference]]:
-    kept, aside = set_aside(pairs, unit, lambda pair: "", **how)
-    if not aside:
-        raise UsageError(f"{len(pairs)} pairs are too few: some are kept aside to measure with")
-    return kept, aside

@@ -60,7 +60,14 @@ def run(config: SftConfig, inputs: Inputs, workspace: Workspace, tracker: Tracke
         "rows_left_out": float(left_out),
     }
     if config.evaluation_data:
-        held_out, _ = tokenise(examples.instructions(config.evaluation_data), tokenizer, base, config.max_length)
+        held_out, left_out = tokenise(examples.instructions(config.evaluation_data), tokenizer, base, config.max_length)
+        if left_out:
+            logger.warning(
+                "%d of %d rows of evaluation_data are longer than max_length %d: left out",
+                left_out,
+                left_out + len(held_out),
+                config.max_length,
+            )
         loss, count = completion_loss(base, held_out, collate, config.train.per_device_eval_batch_size)
         if count:
             metrics |= {"loss": loss, "perplexity": math.exp(min(loss, 700))}

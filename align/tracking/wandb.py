@@ -41,6 +41,9 @@ class WandbTracker:
         What neither `mode` nor `config` sets is left to the `WANDB_*` variables.
         """
         tracker = cls(None)
+        asked = os.environ.get("WANDB_MODE")
+        if mode and asked and asked != mode:
+            logger.warning("WANDB_MODE=%s has no effect: --wandb or tracking.wandb.mode says %s", asked, mode)
         try:
             tracker._run = _init(config, mode, group, stage, _run_id(workspace.path / "wandb_run_id"), stage_config)
         except Exception as error:
@@ -82,7 +85,7 @@ class WandbTracker:
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
-        logger.warning("W&B is left out from here on (%s: %s); the stage goes on", type(error).__name__, error)
+        logger.warning("W&B is not used from here on (%s: %s); the stage continues", type(error).__name__, error)
 
 
 def _init(

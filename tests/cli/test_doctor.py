@@ -72,7 +72,7 @@ def test_what_is_left_over_is_told(finished: Path, run_align: Align) -> None:
     assert result.exit_code == 0
     found = findings(result)
     assert {found[name]["state"] for name in ("quarantine", "staging", "workspaces")} == {"note"}
-    assert "to go on with: ppo-123" in found["workspaces"]["message"]
+    assert "unfinished, and can be resumed: ppo-123" in found["workspaces"]["message"]
 
 
 def test_too_little_room(here: Path, run_align: Align, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +87,12 @@ def test_too_little_room(here: Path, run_align: Align, monkeypatch: pytest.Monke
     assert disk["state"] == "problem"
     assert disk["message"].startswith("1 MB free at ")
     assert "tiny needs at most 88.7 MB" in disk["message"]  # twice 40 bytes for each of 1,109,120 parameters
+
+
+def test_a_place_that_cannot_be_written_to(run_align: Align) -> None:
+    disk = findings(run_align("doctor", "--registry", "/proc/registry", "--json"))["disk"]
+    assert disk["state"] == "problem"
+    assert disk["message"] == "/proc cannot be written to: choose another place by --registry"
 
 
 def test_a_library_that_is_too_old(run_align: Align, monkeypatch: pytest.MonkeyPatch) -> None:

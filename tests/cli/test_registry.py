@@ -105,7 +105,7 @@ def test_where_there_is_no_registry_nothing_is_sound(finished: Path, run_align: 
 def test_a_mirror_that_does_not_last_or_is_not_there(finished: Path, run_align: Align) -> None:
     for arguments, message in {
         ("push", "sft", ""): "a mirror's URL is empty",
-        ("push", "sft", "memory://x"): "memory://x ends with this command",
+        ("push", "sft", "memory://x"): "memory://x is gone when this command ends",
         ("pull", "sft", "nomir"): "there is no mirror at nomir",
     }.items():
         result = run_align("registry", *arguments)
@@ -139,7 +139,7 @@ def test_an_unknown_artifact_is_exit_code_2(finished: Path, run_align: Align) ->
 
 
 def test_an_empty_registry_says_how_to_fill_it(here: Path, run_align: Align) -> None:
-    assert "holds no artifact yet" in run_align("registry", "ls", "--registry", "empty").stdout
+    assert "holds no artifacts yet" in run_align("registry", "ls", "--registry", "empty").stdout
     assert json.loads(run_align("registry", "ls", "--json").stdout) == []
 
 

@@ -159,7 +159,7 @@ def test_evaluate_pairs(place: Path, run_align: Align) -> None:
     for option in ("--terms", "--label"):
         result = run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl", option, "a")
         assert result.exit_code == 2
-        assert f"holds pairs (chosen, rejected), of which {option} says nothing" in result.stderr
+        assert f"holds pairs (chosen, rejected), to which {option} does not apply" in result.stderr
     assert "pair accuracy" in run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl").stdout
 
 
@@ -190,11 +190,11 @@ def test_evaluate_says_what_is_missing(place: Path, run_align: Align) -> None:
         ("cli_rewards:length", "rows.jsonl"): "which should score high? Say --positive",
         ("toxicity", "rows.jsonl", "--label", "lable"): "did you mean 'label'?",
         ("toxicity", "gone.jsonl"): "data file gone.jsonl does not exist",
-        ("toxicity", "rows.jsonl", "--terms", " , "): "no term in it",
+        ("toxicity", "rows.jsonl", "--terms", " , "): "it holds no term",
         ("toxicity", "rows.jsonl", "--terms", "nofile.txt"): "--terms nofile.txt: there is no such file",
         ("toxicity", "rows.jsonl", "--terms", "latin.txt"): "latin.txt:1: not UTF-8",
-        ("toxicity", "rows.jsonl", "--threshold", "nan"): "--threshold nan: a finite number",
-        ("toxicity", "rows.jsonl", "--output", "latin.txt"): "--output latin.txt: no directory can be made there",
+        ("toxicity", "rows.jsonl", "--threshold", "nan"): "--threshold nan: must be a finite number",
+        ("toxicity", "rows.jsonl", "--output", "latin.txt"): "--output latin.txt: the directory cannot be created",
     }.items():
         result = run_align("reward", "evaluate", *arguments)
         assert result.exit_code == 2
@@ -232,7 +232,7 @@ def test_what_is_upside_down_is_not_served(place: Path, run_align: Align) -> Non
     assert "is not served: the better response scores higher in 0 of 1 probes" in result.stderr
     result = run_align("reward", "serve", "{model: 'cli_rewards:broken', probes: [[a, b]]}", "--port", "0")
     assert result.exit_code == 1
-    assert "is not served: reward model cli_rewards:broken: score 0 of 2 is None" in result.stderr
+    assert "is not served: reward model cli_rewards:broken: score 1 of 2 is None" in result.stderr
 
 
 def test_help_needs_nothing_heavy() -> None:

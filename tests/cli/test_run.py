@@ -48,6 +48,10 @@ def test_check_says_that_a_recipe_is_fine(here: Path, run_align: Align) -> None:
     result = run_align("check", "tiny.yaml")
     assert result.exit_code == 0
     assert "tiny.yaml is fine: base -> sft -> evaluation" in result.stdout
+    marked = here / "runs[old]"
+    marked.mkdir()
+    (marked / "tiny.yaml").write_text((here / "tiny.yaml").read_text())
+    assert "runs[old]/tiny.yaml is fine" in run_align("check", "runs[old]/tiny.yaml").stdout
 
 
 def test_check_says_everything_that_is_wrong(here: Path, run_align: Align) -> None:
@@ -159,4 +163,4 @@ def test_ctrl_c_outside_a_stage_is_no_traceback(here: Path, run_align: Align, mo
     monkeypatch.setattr(command, "_print_plan", interrupted)
     result = run_align("run", "tiny.yaml")
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; run the same command again to go on\n  align run tiny.yaml\n"
+    assert result.stderr == "interrupted; run the same command again to resume\n  align run tiny.yaml\n"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from align.cli.commands import readable
 from align.cli.tables import sentence
 
 
@@ -35,3 +36,10 @@ def test_plain_numbers_are_compared_without_a_verdict() -> None:
     models = {"sft": {"distinct_2": 0.5}, "ppo": {"distinct_2": 0.6}}
     assert sentence("ppo", "sft", models) == "ppo against sft: distinct-2 0.500 -> 0.600."
     assert sentence("ppo", "sft", {"sft": {}, "ppo": {}}) == "ppo against sft: nothing to compare."
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(999, "999"), (999.6, "1 k"), (1_234_567, "1.23 M"), (999_600, "1 M"), (2.5e12, "2.5 T")]
+)
+def test_numbers_have_three_digits_and_a_unit(number: float, said: str) -> None:
+    assert readable(number).strip() == said

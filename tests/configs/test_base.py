@@ -11,16 +11,16 @@ from align.configs.base import DatasetConfig
 @pytest.mark.parametrize("key", [{"split": "test"}, {"subset": "small"}, {"revision": "main"}, {"size": 3}])
 def test_what_a_source_would_ignore_is_refused(key: dict[str, object]) -> None:
     (name,) = key
-    with pytest.raises(ValidationError, match=f"`{name}` says nothing of a path"):
+    with pytest.raises(ValidationError, match=f"`{name}` does not apply to `path`"):
         DatasetConfig.model_validate({"path": "rows.jsonl", **key})
 
 
 def test_what_a_source_understands_is_taken() -> None:
     assert DatasetConfig(hub="org/name", split="test", subset="small", revision="main").split == "test"
     assert DatasetConfig(generator="dialogues", split="test", size=3).size == 3
-    with pytest.raises(ValidationError, match="`revision` says nothing of a generator, only of a hub: remove it"):
+    with pytest.raises(ValidationError, match="`revision` does not apply to `generator`, only to `hub`: remove it"):
         DatasetConfig(generator="dialogues", revision="main")
-    with pytest.raises(ValidationError, match="`size` says nothing of a hub, only of a generator"):
+    with pytest.raises(ValidationError, match="`size` does not apply to `hub`, only to `generator`"):
         DatasetConfig(hub="org/name", size=3)
 
 

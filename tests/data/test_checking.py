@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from align.configs.ppo import PPOStageConfig
@@ -55,7 +57,23 @@ def test_all_problems_of_a_stage_are_told_at_once(tmp_path):
 def test_weights_are_of_the_labels_that_there_are():
     assert checking.check(reward(class_weights={"toxic": 2, "nontoxic": 1})) == []
     (problem,) = checking.check(reward(class_weights={"toxic": 2, "ugly": 1}))
-    assert problem == "class_weights: of toxic, ugly, but the labels are nontoxic, toxic"
+    assert problem == "class_weights: names toxic, ugly, but the labels are nontoxic, toxic"
+
+
+def _rows(tmp_path, *rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {"dataset": {"path": str(path)}}
+
+
+def test_what_dividing_the_rows_would_find_out_is_found_out_now(tmp_path):
+    several = _rows(tmp_path, *({"text": f"t{n}", "rude": 1, "loud": n % 2} for n in range(40)))
+    labels = {"rude": "rude", "loud": "loud"}
+    (problem,) = checking.check(reward("rude", data=[{**several, "text": "{text}", "labels": labels}]))
+    assert problem.startswith("data: all rows, or none of them, have the label 'rude'")
+    pair = {**_rows(tmp_path, {"good": "a", "bad": "b"}), "chosen": "{good}", "rejected": "{bad}"}
+    (problem,) = checking.check(RewardConfig.model_validate({"kind": "reward", "model": "base", "pairs": [pair]}))
+    assert problem == "pairs: 1 pairs are too few: some are set aside to measure with"
 
 
 def test_moments_need_more_than_one_prompt():
@@ -93,14 +111,14 @@ def test_labels_that_differ_in_case_or_space_alone(tmp_path):
     file.write_text("".join(f'{{"text": "a", "label": "{label}"}}\n' for label in ("toxic", "nontoxic", " Toxic")))
     problems = checking.check(reward(data=[{**SENTENCES, "dataset": {"path": str(file)}}]))
     assert problems == [
-        "data: labels that differ in case or space alone: ' Toxic', 'toxic'; make them one, as label.names can"
+        "data: labels that differ only in case or spaces: 'Toxic', 'toxic'; make them equal, as label.names can"
     ]
 
 
 def test_evaluation_labels_must_be_known_from_training():
     names = {"toxic": "hate", "nontoxic": "nontoxic"}
     problems = checking.check(reward(evaluation_data=[{**SENTENCES, "label": {"column": "label", "names": names}}]))
-    assert problems == ["evaluation_data: labels that `data` lacks: hate"]
+    assert problems == ["evaluation_data: has labels that `data` lacks: hate"]
 
 
 def test_instructions_are_checked_too():

@@ -50,7 +50,7 @@ def test_rows_without_text_are_left_out_and_counted(dataset, caplog):
 
 def test_nothing_left_and_unknown_columns_are_errors(dataset):
     rows = dataset({"text": ""}, {"text": None})
-    with pytest.raises(UsageError, match="in none of 2 rows is there text"):
+    with pytest.raises(UsageError, match="none of 2 rows has text"):
         examples.texts([TextData(dataset=rows, text="{text}")])
     with pytest.raises(UsageError, match=r"no column 'txt'; did you mean 'text'"):
         examples.texts([TextData(dataset=rows, text="{txt}")])
@@ -61,9 +61,9 @@ def test_half_a_character_is_an_error(dataset):
         examples.texts([TextData(dataset=dataset({"text": "bad \ud83d"}), text="{text}")])
 
 
-@pytest.mark.parametrize("values", [(0, 1), ("0", "1"), (0.0, 1.0), (False, True)])
+@pytest.mark.parametrize("values", [(0, 1), ("0", "1"), (0.0, 1.0), ("0.0", "1.00"), (" 0", "1 "), (False, True)])
 def test_labels_are_compared_by_spelling(dataset, values):
-    rows = dataset(*({"text": "t", "label": value} for value in (*values, None, "", float("nan"))))
+    rows = dataset(*({"text": "t", "label": value} for value in (*values, None, "", "  ", float("nan"))))
     names = {"0": "nothate", "1": "hate", "true": "hate", "False": "nothate"}
     found = examples.labelled([LabelledData(dataset=rows, text="{text}", label={"column": "label", "names": names})])
     assert [one.label for one in found] == ["nothate", "hate"]
@@ -83,7 +83,7 @@ def test_a_label_may_be_its_own_name_or_lie_beyond_a_threshold(dataset):
 def test_labels_that_cannot_be_read_say_what_stands_there(dataset):
     rows = dataset({"t": "a", "l": "good"}, {"t": "b", "l": "ugly"}, {"t": "c", "l": None})
     unmapped = LabelledData(dataset=rows, text="{t}", label={"column": "l", "names": {"good": "g", "bad": "b"}})
-    with pytest.raises(UsageError, match=r"nothing of 'ugly' in column 'l'; the column holds: 'good', 'ugly'"):
+    with pytest.raises(UsageError, match=r"no name for 'ugly' in column 'l'; the column holds: 'good', 'ugly'"):
         examples.labelled([unmapped])
     cut = LabelledData(dataset=rows, text="{t}", label={"column": "l", "threshold": 1, "above": "x", "below": "y"})
     with pytest.raises(UsageError, match="needs numbers for a threshold"):

@@ -59,7 +59,7 @@ def test_a_csv_field_may_be_large_and_the_limit_is_put_back(tmp_path):
         ("bad.json", b'[{"a": 1},\n {"a"}]', r"bad\.json:2: not JSON"),
         ("deep.jsonl", b'{"a": 1}\n' + b"[" * 100_000, r"deep\.jsonl:2: JSON that cannot be read: maximum recursion"),
         ("object.json", b'{"a": 1}', r"object\.json: must be a JSON list of objects, but is an object"),
-        ("strings.json", b'[{"a": 1}, "b"]', r"strings\.json: element 1 .* but is a string"),
+        ("strings.json", b'[{"a": 1}, "b"]', r"strings\.json: element 2 .* but is a string"),
         ("short.csv", b"a,b\n1,2\n3\n", r"short\.csv:3: 1 fields, but the header has 2"),
         ("open.csv", b'a,b\n1,"2\n3,4\n', r"open\.csv:3: not CSV"),
         ("twice.csv", b"a,a\n1,2\n", r"twice\.csv:1: columns with the same name: a"),
@@ -113,7 +113,7 @@ def test_parts_are_disjoint_complete_and_deaf_to_the_order_of_their_names(parts,
 
 
 def test_parts_need_enough_rows():
-    with pytest.raises(UsageError, match=r"few: parts need 12 rows \(train 8, judge 4\), but only 10 are there"):
+    with pytest.raises(UsageError, match=r"few: parts need 12 rows \(train 8, judge 4\), but there are only 10"):
         sources.divide([{}] * 10, {"train": 8, "judge": 4}, 0, "few")
 
 
@@ -169,6 +169,13 @@ def test_an_unknown_column_names_the_file_and_guesses(tmp_path, column, guess):
         sources.select(SelectionConfig(dataset=DatasetConfig(path=path), where={column: "x"}))
     with pytest.raises(UsageError, match=f"no column '{column}'"):
         load(path, unique_by=f"{{{column}}}")
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_columns_that_no_commas_separate_are_recognized(tmp_path, mark):
+    (tmp_path / "rows.csv").write_text(f"text{mark}label\na{mark}1\n")
+    with pytest.raises(UsageError, match="has no column 'text': separate columns by commas, not by"):
+        load(tmp_path / "rows.csv", unique_by="{text}")
 
 
 def test_fingerprints_follow_content_not_paths(tmp_path):
@@ -263,7 +270,7 @@ def test_dialogues_are_cut_before_their_last_reply(tmp_path, caplog):
     assert "2 rows without one prompt left out" in caplog.text
     plain, other = DatasetConfig(path=path), DatasetConfig(path=path, last_reply=cut)
     assert sources.fingerprint(plain) != sources.fingerprint(other)
-    with pytest.raises(UsageError, match="in none of 3 rows does 'B:' stand in chosen and rejected"):
+    with pytest.raises(UsageError, match="in none of 3 rows do chosen and rejected contain 'B:'"):
         load(path, last_reply={**cut, "marker": "B:"})
     with pytest.raises(UsageError, match="no column 'chose'; did you mean 'chosen'"):
         load(path, last_reply={**cut, "columns": ["chose"]})

@@ -39,6 +39,10 @@ def test_null_and_missing_columns_render_as_none(row):
     assert templates.render("text: {a.b}", row) is None
 
 
+def test_a_number_that_is_none_is_no_text():
+    assert templates.render("{text}", {"text": float("nan")}) is None
+
+
 def test_zero_and_false_are_not_null():
     assert templates.render("{zero} {no}", {"zero": 0, "no": False}) == "0 False"
 

@@ -29,3 +29,13 @@ def test_too_few_rows_say_nothing() -> None:
     rows = LEAST_ROWS - 1
     texts, good = ["cat"] * 2 * rows, [True, False] * rows
     assert term_bias(texts, good, [1.0, 0.0] * rows, ["cat"])["cat"].subgroup is None
+
+
+def test_rows_of_one_unit_are_drawn_together() -> None:
+    texts, good = ["a cat"] * 80, [True, False] * 40
+    scores = [(row * 7 % 10) / 10 + 0.2 * is_good for row, is_good in enumerate(good)]
+    alone = term_bias(texts, good, scores, ["cat"])["cat"].subgroup
+    shared = term_bias(texts, good, scores, ["cat"], units=[row // 20 for row in range(80)])["cat"].subgroup
+    assert alone is not None
+    assert shared is not None
+    assert shared.n < alone.n

@@ -9,7 +9,7 @@ import pytest
 
 from align.metrics.bootstrap import bootstrap
 from align.metrics.classification import roc_auc_interval
-from align.metrics.intervals import mean_interval, units_of
+from align.metrics.intervals import mean_interval
 
 
 def test_of_a_mean_it_is_the_interval_of_means() -> None:
@@ -67,11 +67,3 @@ def test_an_area_of_one_rare_positive_unit_still_has_an_interval() -> None:
     found = roc_auc_interval([True, True] + [False] * 39, [1.0, 2.0] + [0.5, 1.5] * 19 + [0.1], units=units)
     assert found.low <= found.value <= found.high
     assert found.n == 41  # rows: of units, a third of all resamples would have no positive one
-
-
-def test_prompts_are_units_where_there_are_many() -> None:
-    alone = [*range(40)]
-    assert units_of([f"p{row // 2}" for row in alone]) == [f"p{row // 2}" for row in alone]
-    assert units_of(["Rate this text."] * 40) == alone
-    assert units_of([""] * 40) == alone
-    assert units_of(["", *(f"p{row}" for row in alone[1:])])[:2] == [0, "p1"]

@@ -72,7 +72,7 @@ def test_damaged_one_is_set_aside(reason: str, tmp_path: Path, caplog: pytest.Lo
 def test_what_lacks_state_is_neither_completed_nor_resumed_from(tmp_path: Path) -> None:
     """As a trainer leaves it that was told not to save its optimizer: it would go on, silently, to other results."""
     checkpoint(tmp_path, 1)
-    with pytest.raises(AlignError, match=r"checkpoint-1 lacks optimizer.pt, without which .* Remove it to go on"):
+    with pytest.raises(AlignError, match=r"checkpoint-1 lacks optimizer.pt, without which .* Remove it to resume"):
         newest_complete_checkpoint(tmp_path, ["weights", "optimizer.pt"])
     with pytest.raises(AlignError, match="lacks optimizer"):
         intact(tmp_path / "checkpoint-1", ["optimizer.pt"])

@@ -73,7 +73,9 @@ def test_classifier_has_its_labels_in_their_order(tmp_path: Path) -> None:
 
 
 def test_every_name_of_dropout_is_known() -> None:
-    config = LlamaConfig(attention_dropout=0.3, hidden_dropout_prob=0.2, resid_pdrop=0.1, num_dropped=3)
+    config = LlamaConfig(attention_dropout=0, hidden_dropout_prob=0.2, resid_pdrop=0.1, num_dropped=3)
+    set_dropout(config, 0.5)
+    assert (config.attention_dropout, config.hidden_dropout_prob, config.resid_pdrop) == (0.5, 0.5, 0.5)
     set_dropout(config, 0.0)
     assert (config.attention_dropout, config.hidden_dropout_prob, config.resid_pdrop) == (0.0, 0.0, 0.0)
     assert config.num_dropped == 3
@@ -81,14 +83,14 @@ def test_every_name_of_dropout_is_known() -> None:
 
 def test_what_is_no_model_is_said_plainly(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
-    with pytest.raises(UsageError, match=r"is no model directory: it has no config.json \(it holds rows.jsonl\)"):
+    with pytest.raises(UsageError, match=r"is not a model directory: it has no config.json \(it holds rows.jsonl\)"):
         load_causal_or_seq2seq(tmp_path)
     with pytest.raises(UsageError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
-    with pytest.raises(UsageError, match="no model directory"):
+    with pytest.raises(UsageError, match="not a model directory"):
         load_classifier(tmp_path / "missing", ["a", "b"])
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
-    with pytest.raises(UsageError, match="describes no model that transformers knows"):
+    with pytest.raises(UsageError, match="does not describe a model that transformers knows"):
         load_causal_or_seq2seq(tmp_path)
     LlamaForCausalLM(LlamaConfig(**SMALL)).save_pretrained(tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"

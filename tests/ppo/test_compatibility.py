@@ -76,7 +76,7 @@ def test_models_that_cannot_be_the_policy(make: Make, tiny_model: Callable[[str]
         (LlamaModel(LlamaConfig(vocab_size=50, **WIDTHS)), "no language model head"),
         (scorer(), "no language model head"),
         (mamba, "no cache of keys and values"),
-        (frozen, "no weight that trains"),
+        (frozen, "no trainable weight"),
         (loaded, "is_trainable=True"),
         (prompted, "prompt or prefix tuning"),
         (tiny_model("llama").half(), "dtype=torch.float32"),
@@ -86,7 +86,7 @@ def test_models_that_cannot_be_the_policy(make: Make, tiny_model: Callable[[str]
 
 
 def test_a_reference_of_another_kind_or_vocabulary(make: Make, tiny_model: Callable[[str], Any]) -> None:
-    with pytest.raises(UsageError, match="of another kind"):
+    with pytest.raises(UsageError, match="not of the same kind"):
         make(ref_model=tiny_model("t5"))
     smaller = tiny_model("llama")
     smaller.resize_token_embeddings(20)
@@ -151,13 +151,13 @@ def test_prompts_and_responses_fit_into_the_context(
     ("rows", "said"),
     [
         ({"train": PROMPTS, "test": PROMPTS}, "several data sets .train, test."),
-        (["w4 w5"], "row 0 of the prompts is no mapping"),
+        (["w4 w5"], "row 1 of the prompts is not a mapping"),
         ([{"prompt": [{"role": "user", "content": "w4"}]}], "a list of messages.*apply_chat_template"),
         ([{"prompt": [{"role": "user", "content": "w4"}], "input_ids": [4]}], "a list of messages"),
         ([{"input_ids": [[4, 5]]}], "one list of whole numbers"),
         ([{"input_ids": [4.5]}], "one list of whole numbers"),
-        ([{"input_ids": [-1]}], "has token -1, which is none"),
-        ([{"prompt": ""}], "row 0 of the prompts is empty"),
+        ([{"input_ids": [-1]}], "contains the invalid token id -1"),
+        ([{"prompt": ""}], "row 1 of the prompts is empty"),
         ([{"question": "w4"}], "neither `prompt` nor `input_ids`"),
     ],
 )
@@ -269,7 +269,7 @@ def test_value_models_that_cannot_learn(make: Make) -> None:
 
 def test_padding_that_a_script_left_in_rows_without_a_mask(make: Make, word_tokenizer: Any) -> None:
     assert make(rows=[{"input_ids": [0, 0, 5, 6]}, {"input_ids": [5, 6, 0]}]).prompts[0].token_ids == [5, 6]
-    with pytest.raises(UsageError, match="row 0 of the prompts is empty"):
+    with pytest.raises(UsageError, match="row 1 of the prompts is empty"):
         make(rows=[{"input_ids": [0, 0]}])
     ends = copy.deepcopy(word_tokenizer)
     ends.pad_token = ends.eos_token
@@ -347,3 +347,55 @@ def test_an_upload_is_as_private_as_was_asked(make: Make, monkeypatch: pytest.Mo
         ("create policy as hf_made_up", {"private": True, "exist_ok": True}),
         ("upload", {"repo_id": "me/policy", "commit_message": "End of training", "revision": "rlhf"}),
     ]
+
+
+def test_an_earlier_checkpoint_may_be_gone_back_to_again(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-best").mkdir()  # somebody's own: no checkpoint of a run
+    settings = {"output_dir": str(tmp_path), "total_episodes": 24, "save_total_limit": 3}
+    make(settings=settings).train()
+    for _ in range(2):
+        again = make(settings=settings)
+        assert again.train(resume_from_checkpoint=tmp_path / "checkpoint-1").update == 3
+    assert (tmp_path / "checkpoint-3").is_dir()
+    assert (tmp_path / "checkpoint-best").is_dir()
+
+
+def test_callbacks_see_the_policy_that_was_chosen_when_training_ends(make: Make) -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Saves(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+            seen.append({name: part.clone() for name, part in model.state_dict().items()})
+
+    # Every update moves away from what is judged, so that the policy before the first is the best.
+    def likes_nothing_learned(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        return [-score for score in share_of_w7(prompts, responses)]
+
+    trainer = make(
+        settings={"learning_rate": 1e-2, "eval_steps": 1, "total_episodes": 64},
+        eval_dataset=PROMPTS,
+        judge=likes_nothing_learned,
+        callbacks=[Saves],
+    )
+    state = trainer.train()
+    assert state.best.update < state.update
+    assert all(torch.equal(part, seen[0][name]) for name, part in trainer.model.state_dict().items())
+
+
+def test_a_policy_that_never_became_better_is_said_to_be_the_first(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"learning_rate": 1e-2, "eval_steps": 1, "total_episodes": 16}
+    make(settings=settings, eval_dataset=PROMPTS, judge=lambda prompts, responses: [0.0] * len(responses)).train()
+    assert "ppo keeps the policy that it began with" in caplog.text
+    assert "in 2 updates, none that was evaluated scored higher" in caplog.text
+
+
+def test_a_script_without_an_output_dir_loses_nothing(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = make()
+    trainer.train()
+    trainer.save_model(trainer.args.output_dir)
+    assert (tmp_path / "trainer_output" / "model.safetensors").is_file()

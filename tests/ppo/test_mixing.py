@@ -93,7 +93,7 @@ def test_rows_that_do_not_fit_are_counted(word_tokenizer: Any, caplog: pytest.Lo
     assert "3 of 6 rows of ptx_dataset are empty or too long" in caplog.text
     with pytest.raises(UsageError, match="no row of ptx_dataset fits"):
         mixing.as_examples(EXAMPLES, word_tokenizer, 2)
-    with pytest.raises(UsageError, match="row 0 of ptx_dataset needs `prompt` and `completion`"):
+    with pytest.raises(UsageError, match="row 1 of ptx_dataset needs `prompt` and `completion`"):
         mixing.as_examples([{"prompt": "w4"}], word_tokenizer, None)
 
 

@@ -295,7 +295,7 @@ def test_weights_of_16_bits_train_with_a_warning(
 
 def test_report_to_knows_wandb_alone(script: Callable[..., PPOTrainer], caplog: pytest.LogCaptureFixture) -> None:
     script({"report_to": ["tensorboard"]})
-    assert "of tensorboard nothing is reported to" in caplog.text
+    assert "nothing is reported to tensorboard" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["bf16", "gradient_checkpointing"])

@@ -268,7 +268,7 @@ def test_missing_eos_costs(trainer: Callable[..., PPOTrainer]) -> None:
     torch.testing.assert_close(ppo._shaped(rollout), rollout.scores - (~rollout.finished).float())
 
 
-@pytest.mark.parametrize(("rows", "message"), [([], "empty"), ([{"text": "w4"}], "row 0"), ([{"prompt": ""}], "row 0")])
+@pytest.mark.parametrize(("rows", "message"), [([], "empty"), ([{"text": "w4"}], "row 1"), ([{"prompt": ""}], "row 1")])
 def test_bad_prompts(
     tiny_model: Callable[[str], Any], word_tokenizer: Any, rows: list[dict[str, str]], message: str
 ) -> None:

@@ -22,7 +22,10 @@ import pytest
             ["stages.toxicity.labels.positive=polite"],
             "stages.toxicity.labels.positive: 'polite' is not among the labels of the data: nontoxic (60 rows), toxic",
         ),
-        (["datasets.dialogues={path: empty.jsonl}"], "stages.sft.data.0: empty.jsonl: none of 0 rows left"),
+        (
+            ["datasets.dialogues={path: empty.jsonl}"],
+            "stages.base.data.0: empty.jsonl: none of 0 rows left; loosen the filters or fill the file (the same at ",
+        ),
         (
             ["datasets.sentences={path: kind.jsonl}"],
             "stages.toxicity.data: all rows have one label, nontoxic (20 rows)",
@@ -36,7 +39,7 @@ import pytest
         ),
         (["registry=file"], "/file is not a directory"),
         (["stages.base.max_length=1024"], "stages.base: max_length 1024 is more than size.max_position_embeddings 512"),
-        (["datasets.dialogues={path: empty.jsonl, split: test}"], "datasets.dialogues: `split` says nothing of a path"),
+        (["datasets.dialogues={path: empty.jsonl, split: test}"], "datasets.dialogues: `split` does not apply to"),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "run"])

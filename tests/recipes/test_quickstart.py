@@ -36,7 +36,7 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_artifacts(finished: Finishe
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130, said
         assert "interrupted by SIGINT; a checkpoint of" in said
-        assert "Run the same command again to go on" in said
+        assert "Run the same command again to resume" in said
         assert "Traceback" not in said
         actions = {line.split()[0]: line.split()[2] for line in run.align("plan", "ppo").stdout.splitlines()[2:]}
         assert actions[stage] == "resume"
@@ -56,7 +56,7 @@ def test_a_stage_that_fails_leaves_the_others_and_says_how_to_go_on(finished: Fi
     failed = run.align("run", "--wandb", "disabled", *unreachable)
     assert failed.exit_code == 1
     assert "stage toxicity failed: the classifier's AUC on held-out rows is" in failed.stderr
-    assert "Earlier artifacts are kept; run the same command again to go on" in failed.stderr
+    assert "Earlier artifacts are kept; run the same command again to resume" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert run.digests == before
     assert run.registry.verify() == []

@@ -60,7 +60,7 @@ def test_two_runs_at_once_make_each_artifact_once(reports: Reports) -> None:
     assert both["status"] == [0, 0], both["said"]
     assert both["digests"] == reports["whole"][0]["digests"]
     assert both["problems"] == []
-    assert "another run is working on this very stage; waiting for it" in both["said"]
+    assert "another run is working on the same stage; waiting for it" in both["said"]
 
 
 def test_killed_at_six_moments_the_registry_is_sound_and_the_rerun_gives_equal_artifacts(tmp_path: Path) -> None:

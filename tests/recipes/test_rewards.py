@@ -156,7 +156,7 @@ def test_labels_may_stand_in_any_order(try_out: Any, quickstart: Any) -> None:
 BAD: dict[str, tuple[Callable[[Any, dict[str, Any]], object], str]] = {
     "500s": (lambda handler, answer: handler.answer(b"broken", 500), "asked 2 times, without an answer: status 500"),
     "slow": (lambda handler, answer: time.sleep(0.5), "without an answer"),
-    "HTML": (lambda handler, answer: handler.answer(b"<html>Welcome"), "did not answer JSON, but '<html>Welcome'"),
+    "HTML": (lambda handler, answer: handler.answer(b"<html>Welcome"), "did not answer with JSON, but '<html>Welcome'"),
     "NaN": (lambda handler, answer: handler.answer(_with(answer, float("nan"))), "is nan, not a finite number"),
     "None": (lambda handler, answer: handler.answer(_with(answer, None)), "is None, not a finite number"),
     "reordered": (
@@ -227,7 +227,7 @@ STATIC: dict[str, tuple[Any, str]] = {
     "a module that does not import": ("no_such_module_here:Reward", "no_such_module_here"),
     "a package that does not import": ("broken", "reward model broken of vowels does not import"),
     "an attribute that is not there": ("own_rewards:long", "has no 'long'"),
-    "another machine": ("http://192.0.2.1:80", "Say allow_remote: true if that is meant"),
+    "another machine": ("http://192.0.2.1:80", "Set allow_remote: true if that is intended"),
     "an unknown rule": (
         {"combine": "minimum", "of": ["toxicity", {"model": "rules", "lenght": {}}]},
         "no rule 'lenght'",
@@ -266,7 +266,7 @@ def test_what_cannot_score_is_refused_before_anything_runs(
             lambda h, a, n: h.answer({"choices": [{"message": {"content": "It is rather polite."}}]}),
             "was asked for a number from 1 to 10 and nothing else, but answered 'It is rather polite.'",
         ),
-        ("own_rewards:nothing", lambda h, a, n: None, "reward model own_rewards:nothing: score 0 of 1 is None"),
+        ("own_rewards:nothing", lambda h, a, n: None, "reward model own_rewards:nothing: score 1 of 1 is None"),
     ],
 )
 def test_a_scorer_that_answers_nonsense_is_found_out_by_a_greeting(

@@ -53,12 +53,12 @@ def test_only_an_archive_is_replaced(registry: Registry, chain: Artifact, tmp_pa
     os.mkfifo(pipe)
     link.symlink_to(empty)
     for path, message in {
-        mine: "mine is there, and is not an archive of artifacts",
-        pipe: "pipe is no regular file",
-        link: "link is no regular file",
-        tmp_path: "is no regular file",
-        Path("-"): "- is no regular file",
-        Path(): "is no regular file",
+        mine: "mine exists, and is not an archive of artifacts",
+        pipe: "pipe is not a regular file",
+        link: "link is not a regular file",
+        tmp_path: "is not a regular file",
+        Path("-"): "- is not a regular file",
+        Path(): "is not a regular file",
     }.items():
         with pytest.raises(UsageError, match=message):
             archive.export(registry, "ppo", path)
@@ -248,7 +248,7 @@ def test_extended_headers_are_refused(exported: Path, refused: Callable):
 def test_a_member_that_comes_twice_is_refused(exported: Path, refused: Callable, name: str):
     members = _members(exported)
     _written(exported, [*members.values(), members[name]])
-    refused(exported, "comes twice")
+    refused(exported, "appears twice")
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "archive.json", "artifacts/sft/v2/manifest.sha256"])
@@ -278,7 +278,7 @@ def test_every_way_of_cutting_or_growing_an_archive_is_noticed(exported: Path, r
         refused(exported)
     for more in (b"\0", b"\0" * 512, content):
         exported.write_bytes(content + more)
-        refused(exported, "goes on after its end")
+        refused(exported, "continues after its end")
 
 
 def test_other_bytes_than_were_published_are_refused(exported: Path, refused: Callable):

@@ -295,7 +295,7 @@ def test_the_number_of_what_was_removed_is_given_to_nothing_else(
 
 def test_what_is_another_artifact_now_is_not_used(registry: Registry, versions: Callable):
     first, second = versions(2)
-    with pytest.raises(VerificationError, match="sft@v2 is another artifact than when it was"):
+    with pytest.raises(VerificationError, match="sft@v2 is no longer the artifact that was"):
         registry.check(replace(second, manifest=first.manifest))
     assert registry.versions("sft") == ["v1", "v2"]
 

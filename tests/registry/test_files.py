@@ -73,7 +73,7 @@ def test_an_empty_directory_is_refused(tmp_path: Path):
 
 def test_a_path_of_this_machine_is_refused_with_its_line(source: Path, tmp_path: Path):
     (source / "config.json").write_text(f'{{\n"_name_or_path": "{tmp_path}/registry/artifacts/base/v1/files"}}')
-    assert refusal(source, tmp_path / "registry").startswith("config.json: line 2 holds a path of this machine")
+    assert refusal(source, tmp_path / "registry").startswith("config.json: line 2 contains a path from this machine")
     assert files.refusals(source, {tmp_path / "registry2", tmp_path / "reg"}) == []
 
 

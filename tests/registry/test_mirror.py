@@ -212,5 +212,5 @@ def test_places_that_cannot_be_opened(registry: Registry, chain: Artifact, monke
 def test_a_newer_mirror_is_refused(registry: Registry, chain: Artifact, url: str):
     Mirror(url).push(registry, "ppo")
     _rewrite(url, "mirror.json", b'{"format": 2}')
-    with pytest.raises(UsageError, match="another format than 1"):
+    with pytest.raises(UsageError, match="a format other than 1"):
         Mirror(url)

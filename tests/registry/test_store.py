@@ -381,9 +381,12 @@ def test_damaged_and_dangling_aliases_are_reported(registry: Registry, publish: 
     publish(config={})
     version.rename(registry.root / "gone")
     (problem,) = registry.verify()
-    assert str(problem) == "sft@best: aliases/sft/best.json stands for v1, which is not there"
-    with pytest.raises(UsageError, match=r"has no 'best' \(which stands for v1\)"):
+    assert "sft@best: aliases/sft/best.json stands for v1, which is not there" in str(problem)
+    assert "`align registry tag sft@VERSION best` lets it stand for another" in str(problem)
+    with pytest.raises(UsageError, match=r"has no 'best' \(which stands for v1\)") as caught:
         registry.resolve("sft@best")
+    assert "Did you mean" not in str(caught.value)
+    assert "`align registry tag sft@v2 best` lets it stand for another" in str(caught.value)
     (registry.root / "aliases/sft/best.json").write_text("{")
     assert "is damaged" in registry.verify()[0].message
     with pytest.raises(VerificationError, match="set the alias again"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import reward_models
@@ -93,12 +94,12 @@ def test_arrays_are_numbers_too():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ([1.0, None], "score 1 of 2 is None"),
-        ([math.nan, 1.0], "score 0 of 2 is nan"),
-        ([1.0, -math.inf], "score 1 of 2 is -inf"),
-        ([1.0, "2"], "score 1 of 2 is '2'"),
-        ([1.0, True], "score 1 of 2 is True"),
-        ([1.0, [2.0]], "score 1 of 2 is of type list"),
+        ([1.0, None], "score 2 of 2 is None"),
+        ([math.nan, 1.0], "score 1 of 2 is nan"),
+        ([1.0, -math.inf], "score 2 of 2 is -inf"),
+        ([1.0, "2"], "score 2 of 2 is '2'"),
+        ([1.0, True], "score 2 of 2 is True"),
+        ([1.0, [2.0]], "score 2 of 2 is of type list"),
         ([1.0], "returned 1 scores for 2 responses"),
         ([1.0, 2.0, 3.0], "returned 3 scores for 2 responses"),
         (None, "must return a list of 2 numbers, not None"),
@@ -129,9 +130,9 @@ def test_prompts_and_references_must_match_the_responses():
 
 
 def test_what_is_no_model_is_refused():
-    with pytest.raises(RewardError, match="is no reward model"):
+    with pytest.raises(RewardError, match="is not a reward model"):
         checked(3)
-    with pytest.raises(RewardError, match=r"is a class: give one that is made, .*Upside\(\)"):
+    with pytest.raises(RewardError, match=r"is a class: pass an instance, .*Upside\(\)"):
         checked(type("Upside", (), {"score": by_length}))
 
 
@@ -187,7 +188,7 @@ class Parted:
 @pytest.mark.parametrize(
     ("say", "message"),
     [
-        (lambda: {"half": [1.0, math.nan]}, "component half of reward model parted: score 1 of 2 is nan"),
+        (lambda: {"half": [1.0, math.nan]}, "component half of reward model parted: score 2 of 2 is nan"),
         (lambda: {"half": [1.0]}, "component half of reward model parted returned 1 scores for 2 responses"),
         (lambda: {"half": None}, "component half of reward model parted must return a list of 2 numbers, not None"),
         (lambda: None, "reward model parted: components() failed: TypeError"),
@@ -289,3 +290,22 @@ def test_what_a_model_of_ones_own_calls_members_is_its_own_business(members):
     inner = checked(lambda prompts, responses: [0.0] * len(responses))
     scorer.members = [inner, len]
     assert checked(scorer).members() == [inner]
+
+
+def test_prompts_and_responses_are_told_apart_by_their_names():
+    def swapped(responses, prompts):
+        return [len(response) for response in responses]
+
+    def by_name(*, prompts, responses, references):
+        return [len(response) + len(reference) for response, reference in zip(responses, references, strict=True)]
+
+    assert checked(swapped).score(["a long prompt"], ["four"]) == [4.0]
+    assert checked(by_name).score(["a long prompt"], ["four"], ["ab"]) == [6.0]
+
+
+def test_any_column_of_texts_will_do_but_a_text_is_none():
+    model = checked(lambda prompts, responses, references: [len(one) for one in responses], "lengths")
+    assert model.score((one for one in ["p"]), np.array(["abc"]), np.array(["r"])) == [3.0]
+    for wrong in ("No", None, 3):
+        with pytest.raises(RewardError, match="reward model lengths: responses must be a list of texts"):
+            model.score(["p", "p"], wrong)

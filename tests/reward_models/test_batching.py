@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reward_models
-from reward_models.batching import batches
+from reward_models.batching import batches, of_one_length
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200))
@@ -24,6 +24,15 @@ def test_batches_hold_every_text_once_and_stay_within_the_budget(lengths: list[i
         assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
     longest = [max(lengths[index] for index in batch) for batch in found]
     assert longest == sorted(longest)
+
+
+@given(st.lists(st.integers(1, 9), max_size=60), st.integers(1, 40))
+def test_texts_of_one_length_alone_share_a_pass_without_padding(lengths: list[int], budget: int) -> None:
+    found = list(of_one_length(lengths, budget))
+    assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert len({lengths[index] for index in batch}) == 1
+        assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= budget
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(4, 64))

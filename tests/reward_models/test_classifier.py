@@ -178,12 +178,62 @@ def test_a_declaration_that_reads_nothing_has_no_moments(make_classifier, tmp_pa
     assert moments == {"mean": 0.0, "std": 1.0}
 
 
+def test_a_regression_of_one_number_has_no_probability(make_classifier, prompts, texts):
+    directory = make_classifier("roberta", ["politeness"], "regression")
+    model = reward_models.load(str(directory))
+    assert model.describe()["transform"] == "logit"
+    with pytest.raises(RewardError, match="it is a regression"):
+        scores(directory, prompts, texts, transform="probability")
+
+
+@pytest.mark.parametrize("architecture", ["xlnet", "fnet"])
+def test_models_that_read_their_padding_are_given_none(word_tokenizer, tmp_path, architecture):
+    from transformers import FNetConfig, FNetForSequenceClassification, XLNetConfig, XLNetForSequenceClassification
+
+    torch.manual_seed(0)
+    size = {"vocab_size": len(word_tokenizer), "num_labels": 1, "pad_token_id": 0}
+    model = {
+        "xlnet": lambda: XLNetForSequenceClassification(
+            XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=32, **size)
+        ),
+        "fnet": lambda: FNetForSequenceClassification(
+            FNetConfig(hidden_size=16, num_hidden_layers=1, intermediate_size=32, **size)
+        ),
+    }[architecture]()
+    model.save_pretrained(tmp_path)
+    word_tokenizer.save_pretrained(tmp_path)
+    reward = reward_models.load(str(tmp_path))
+    texts = [" ".join(["w5"] * count) for count in (1, 2, 2, 30, 7)]
+    together = reward.score([""] * 5, texts)
+    assert [reward.score([""], [text])[0] for text in texts] == pytest.approx(together, abs=1e-5)
+    assert len(set(together)) == 4
+
+
+def test_a_model_that_reads_pictures_too_is_a_classifier_of_text(word_tokenizer, tmp_path):
+    from transformers import Gemma3Config, Gemma3ForSequenceClassification
+
+    text = {"vocab_size": len(word_tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 40}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    Gemma3ForSequenceClassification(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, num_labels=1)
+    ).save_pretrained(tmp_path)
+    word_tokenizer.save_pretrained(tmp_path)
+    model = reward_models.load(str(tmp_path))
+    assert model.describe()["max_length"] == 40
+    assert model.score([""] * 2, ["w5", "w5 w6 w7"])[0] == pytest.approx(model.score([""], ["w5"])[0], abs=1e-5)
+
+
 def test_a_regression_of_several_numbers_is_no_choice_among_them(make_classifier, prompts, texts):
     directory = make_classifier("roberta", ["polite", "brief"], "regression")
     polite = scores(directory, prompts, texts, label="polite", transform="logit")
     assert polite != scores(directory, prompts, texts, label="brief", transform="logit")
-    for transform in (None, "probability"):
-        with pytest.raises(RewardError, match="2 numbers of a regression, not one choice: say transform: logit"):
+    assert scores(directory, prompts, texts, label="polite") == polite
+    for transform in ("log_odds", "probability"):
+        with pytest.raises(
+            RewardError, match="it is a regression, whose numbers are no logits of a choice: say transform: logit"
+        ):
             scores(directory, prompts, texts, label="polite", transform=transform)
 
 
@@ -242,7 +292,7 @@ def test_a_language_model_is_no_classifier(tmp_path, make_classifier):
     shutil.copytree(make_classifier("llama", ["toxic", "nontoxic"]), directory)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
     LlamaForCausalLM(LlamaConfig(vocab_size=320, **shape)).save_pretrained(directory)
-    with pytest.raises(RewardError, match="is no trained classifier: it has no weights for score"):
+    with pytest.raises(RewardError, match="is not a trained classifier: it has no weights for score"):
         reward_models.load(str(directory), names={0: "a", 1: "b"}, label="a")
 
 
@@ -264,9 +314,9 @@ def without_tokenizer(directory):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncated, "its files are damaged or incomplete, make or fetch it anew: SafetensorError"),
+        (truncated, "its files are damaged or incomplete, make or fetch it again: SafetensorError"),
         (of_another_size, "its weights do not belong to its config.json: classifier.dense.bias is .*, not .64."),
-        (without_tokenizer, "its tokenizer cannot be loaded .ValueError: it knows no word.: are all its files"),
+        (without_tokenizer, "its tokenizer cannot be loaded .ValueError: its vocabulary is empty.: are all its files"),
         (lambda directory: (directory / "tokenizer.json").write_text("{}"), "its tokenizer cannot be loaded .KeyError"),
         (lambda directory: (directory / "model.safetensors").unlink(), "no file named model.safetensors"),
         (lambda directory: (directory / "config.json").write_text("[1]"), "Should have a `model_type` key"),

@@ -114,7 +114,7 @@ def test_an_error_names_the_member(tmp_path, monkeypatch):
     (tmp_path / "planted_none.py").write_text("def none(prompts, responses):\n    return [None] * len(responses)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(RewardError, match="reward model third: score 0 of 4 is None"):
+    with pytest.raises(RewardError, match="reward model third: score 1 of 4 is None"):
         score("minimum", [LENGTH, {"model": "planted_none:none", "name": "third"}])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 
 import pytest
 
@@ -52,7 +54,7 @@ def test_the_reference_is_shown_where_the_recipe_says_so(serve):
     assert json.loads(requests[0]["messages"][1]["content"]) == {"prompt": "p", "response": "four", "reference": "r"}
     assert "temperature" not in requests[0]
     assert requests[0]["seed"] == 1
-    with pytest.raises(RewardError, match="compares with references, and was given none"):
+    with pytest.raises(RewardError, match="needs a reference for every response, and at least one is missing"):
         model.score(["p"], ["four"])
 
 
@@ -150,3 +152,29 @@ def test_what_cannot_work_is_refused_before_anything_is_sent(monkeypatch, option
 def test_a_rubric_and_a_model_must_be_given():
     with pytest.raises(RewardError, match=r"missing .*'rubric'"):
         reward_models.load("llm", address="http://127.0.0.1:9", llm="m")
+
+
+def test_ctrl_c_ends_what_is_waited_for(serve):
+    """As a user's second Ctrl-C does: the main thread is interrupted while all others wait for a silent server."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    address, requests = serve(lambda handler, asked, number: time.sleep(30))
+    model = reward_models.load("llm", address=address, llm="m", rubric=RUBRIC, parallel=2)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.score([""] * 6, list("abcdef"))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 10
+    assert len(requests) == 2
+
+
+def test_half_a_character_is_no_number(serve):
+    address, _ = serve(lambda handler, asked, number: handler.answer(said("\ud800")))
+    with pytest.raises(RewardError, match="asked for a number from 1 to 10 and nothing else"):
+        reward_models.load("llm", address=address, llm="m", rubric=RUBRIC).score([""], ["a"])

@@ -48,7 +48,7 @@ def test_code_of_ones_own(own_module):
     ("attribute", "options", "message"),
     [
         (":missing", {}, "has no 'missing'"),
-        (":number", {}, "is no reward model"),
+        (":number", {}, "is not a reward model"),
         (":Fixed", {"colour": 1}, "could not be made: TypeError"),
         (":by_length", {"value": 1}, "is not a class, so it takes no options; it was given value"),
     ],
@@ -76,7 +76,7 @@ def test_code_that_does_not_fit_is_refused(own_module, attribute, options, messa
         ("", "a reward model's name is empty"),
         ("path:", "a reward model's name is empty"),
         ("rules", "name at least one of length, banned, required, repetition, language, format"),
-        ("no_such_name", "none of llm, overlap, rules"),
+        ("no_such_name", "not one of llm, overlap, rules"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(spec, message):
@@ -181,8 +181,8 @@ def test_a_name_means_the_same_in_the_spec_and_in_the_declaration(make_classifie
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"model": "rules", 5: {}}, "named by text, and 5 is none"),
-        ({"model": "rules", True: {}}, "named by text, and True is none"),
+        ({"model": "rules", 5: {}}, "must have text as names: put 5 in quotes"),
+        ({"model": "rules", True: {}}, "must have text as names: put True in quotes"),
         ("x" * 5000, "no reward model at"),
     ],
 )

@@ -23,7 +23,7 @@ def test_without_references_there_is_nothing_to_compare_with():
     model = reward_models.load("overlap")
     assert model.needs_references
     for references in (None, ["one", ""]):
-        with pytest.raises(RewardError, match="overlap compares with references"):
+        with pytest.raises(RewardError, match="overlap needs a reference for every response"):
             model.score(["p"] * 2, ["a", "b"], references)
     assert reward_models.load({"combine": "minimum", "of": ["overlap"]}).needs_references
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import threading
 import time
 from typing import Any
 
@@ -43,13 +45,31 @@ def test_a_busy_server_is_asked_again_with_the_same_id(serve):
     assert len(requests) == 3
 
 
+@pytest.fixture
+def slept(monkeypatch):
+    """Seconds between repetitions, none of which are waited for."""
+    seconds = []
+
+    class Hurried(threading.Event):
+        def wait(self, timeout=None):
+            seconds.append(timeout)
+            return False
+
+    made = endpoint.Endpoint.__init__
+
+    def hurry(self, *arguments, **options):
+        made(self, *arguments, **options)
+        self._given_up = Hurried()
+
+    monkeypatch.setattr(endpoint.Endpoint, "__init__", hurry)
+    return seconds
+
+
 @pytest.mark.parametrize(
     ("asked_for", "pauses"),
     [("1", [1, 1]), ("0", [0.01, 0.02]), ("86400", [30, 30]), ("-5", [0.01, 0.02]), ("Wed, 21 Oct", [0.01, 0.02])],
 )
-def test_a_server_may_say_when_to_come_again_within_bounds(serve, monkeypatch, asked_for, pauses):
-    slept = []
-    monkeypatch.setattr(endpoint.time, "sleep", slept.append)
+def test_a_server_may_say_when_to_come_again_within_bounds(serve, slept, asked_for, pauses):
     address, requests = serve(lambda h, a, n: h.answer(b"busy", 429, **{"Retry-After": asked_for}))
     with pytest.raises(RewardError, match="asked 3 times, without an answer: status 429"):
         reward_models.load(address, retries=2).score(["p"], ["abc"])
@@ -57,9 +77,7 @@ def test_a_server_may_say_when_to_come_again_within_bounds(serve, monkeypatch, a
     assert len(requests) == 3
 
 
-def test_without_more_said_a_server_has_some_seconds_to_come_back(monkeypatch):
-    slept = []
-    monkeypatch.setattr(endpoint.time, "sleep", slept.append)
+def test_without_more_said_a_server_has_some_seconds_to_come_back(slept):
     with pytest.raises(RewardError, match="asked 6 times"):
         reward_models.load("http://127.0.0.1:9").score(["p"], ["abc"])
     assert 5 < sum(slept) < 10
@@ -73,7 +91,7 @@ def test_without_more_said_a_server_has_some_seconds_to_come_back(monkeypatch):
         (lambda h, a, n: h.answer(b"{", promised=9), "ended 8 bytes before its end", 3),
         (lambda h, a, n: h.answer(b"no", 403), "answered 403 Forbidden", 1),
         (lambda h, a, n: h.answer(b"", 302, Location="http://example.org/"), "redirects to 'http://example", 1),
-        (lambda h, a, n: h.answer(b"<html>Welcome"), "did not answer JSON, but '<html>Welcome'", 1),
+        (lambda h, a, n: h.answer(b"<html>Welcome"), "did not answer with JSON, but '<html>Welcome'", 1),
         (lambda h, a, n: h.answer([1.0, 2.0]), "must answer", 1),
         (lambda h, a, n: h.answer(scored(a) | {"request": "other"}), "answered another request", 1),
         (lambda h, a, n: h.answer(scored(a) | {"scores": [1.0, 2.0]}), "each of its scores must be", 1),
@@ -81,11 +99,11 @@ def test_without_more_said_a_server_has_some_seconds_to_come_back(monkeypatch):
         (lambda h, a, n: h.answer(scored(a) | {"scores": scored(a)["scores"][:1]}), "answered items 0, but", 1),
         (
             lambda h, a, n: h.answer(scored(a) | {"scores": [{"id": i, "score": None} for i in (0, 1)]}),
-            "score 0 of 2 is None",
+            "score 1 of 2 is None",
             1,
         ),
         (lambda h, a, n: h.answer(b" " * (8 * 2**20 + 2)), "larger than", 1),
-        (lambda h, a, n: h.answer(b"[" * 100_000), "did not answer JSON", 1),
+        (lambda h, a, n: h.answer(b"[" * 100_000), "did not answer with JSON", 1),
         (
             lambda h, a, n: h.answer(scored(a) | {"scores": [{"id": i, "score": 10**400} for i in (0, 1)]}),
             "not a finite number",
@@ -134,13 +152,15 @@ def test_nobody_listening():
     [
         ("http://192.0.2.1:80", "is not on this machine but at 192.0.2.1.*allow_remote: true"),
         ("http://user:secret@127.0.0.1", "must not hold a name or password"),
-        ("http://127.0.0.1:port", "Port could not be cast"),
+        ("http://127.0.0.1:port", "its host or port cannot be read"),
         ("http:///score", "looks like http://127.0.0.1:8000"),
-        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://[::1", "its host or port cannot be read"),
         ("http://a..b:1", "its host is not known"),
         ("http://127.0.0.1/ü", "write what is not ASCII as %C3%BC"),
         ("HTTP://192.0.2.1:80", "is not on this machine"),
-        ("http://127.0.0.1:8000/?to=elsewhere", "looks like http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/?to=secret", "looks like http://127.0.0.1:8000"),
+        ("http://user:secret@127.0.0.1:80a", "http://127.0.0.1:80a: its host or port cannot be read"),
+        ("http://üser:secret@127.0.0.1", "http://127.0.0.1: write what is not ASCII"),
     ],
 )
 def test_addresses_that_are_refused_before_anything_is_sent(address, message):
@@ -196,3 +216,19 @@ def test_a_key_is_sent_as_a_bearer_token(serve, monkeypatch):
     address, requests = serve(lambda handler, asked, _: handler.answer(scored(asked)))
     assert reward_models.load(address, key="REWARD_TOKEN").score(["p"], ["abc"]) == [3.0]
     assert requests[0]["headers"]["Authorization"] == "Bearer a-token"
+
+
+def test_an_option_that_there_is_not_shows_no_password():
+    with pytest.raises(RewardError, match=r"reward model http://127\.0\.0\.1:80: ") as caught:
+        reward_models.load({"model": "http://user:secret@127.0.0.1:80", "foo": 1})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("escape", [json.dumps, lambda text: json.dumps(text).replace("/", "\\/")])
+def test_a_key_that_a_server_repeats_in_json_is_not_shown(serve, monkeypatch, escape):
+    key = 'ab"c/d\\e1234'
+    monkeypatch.setenv("REWARD_TOKEN", key)
+    address, _ = serve(lambda handler, asked, _: handler.answer(f'{{"got": {escape("Bearer " + key)}}}'.encode(), 400))
+    with pytest.raises(RewardError, match="answered 400") as caught:
+        reward_models.load(address, key="REWARD_TOKEN").score(["p"], ["abc"])
+    assert "e1234" not in str(caught.value)

@@ -63,7 +63,7 @@ def test_a_rule_for_something_rare_is_no_constant_where_probes_show_it() -> None
 
 def test_a_broken_contract_names_the_model_and_ends_the_checks() -> None:
     (outcome,) = checks.run(reward_models.load("rewards_for_tests:nan"))
-    assert "reward model rewards_for_tests:nan: score 11 of 12 is nan" in outcome.message
+    assert "reward model rewards_for_tests:nan: score 12 of 12 is nan" in outcome.message
 
 
 def test_a_member_upside_down_is_found_in_a_combination() -> None:

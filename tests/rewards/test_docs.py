@@ -70,5 +70,5 @@ def test_the_limits_are_those_of_the_server() -> None:
         f"{limits.body_bytes >> 20} MiB and {limits.items:,} items, and {limits.seconds_to_send:g} seconds to arrive"
     )
     assert sentence in " ".join(GUIDE.split())
-    assert f"{limits.waiting:,} items wait already" in " ".join(GUIDE.split())
-    assert f"more than {limits.connections} connections" in " ".join(GUIDE.split())
+    assert f"{limits.waiting:,} items are already waiting" in " ".join(GUIDE.split())
+    assert f"beyond {limits.connections} connections" in " ".join(GUIDE.split())

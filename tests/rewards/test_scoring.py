@@ -26,6 +26,8 @@ def test_prompts_that_are_missing_are_said(tiny_classifier: Path, caplog: pytest
     model = reward_models.load(tiny_classifier, input="prompt_and_response")
     list(scoring.score(model, [{"response": "w5", "promt": "w6"}]))
     assert "reads the prompt as well, and no row has one" in caplog.text
+    list(scoring.score(model, [{"response": "w5", "promt": "w6"}, {"response": "w5", "prompt": "w6"}]))
+    assert "reads the prompt as well, and 1 of 2 rows have one" in caplog.text
     caplog.clear()
     list(scoring.score(model, [{"response": "w5", "prompt": "w6"}]))
     list(scoring.score(reward_models.load(tiny_classifier), [{"response": "w5"}]))
@@ -57,10 +59,12 @@ def test_many_rows_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
         (['{"response": 3}'], "x:1: `response` must be text, not 3"),
         (['{"response": "a", "prompt": null}'], "x:1: `prompt` must be text, not None"),
         (['{"response": "a"}', '{"response": "a", "reference": "b"}'], "give it to all or to none"),
+        (['{"response": "a", "score": 5}'], "x:1: the row has a `score` already, which would be overwritten"),
+        (['{"response": "a", "components": {}}'], "x:1: the row has a `components` already"),
         (["", "\n"], "x holds no row"),
-        (["plain", '{"response": "a"}'], "x:2: a JSON row, but the first line is none"),
+        (["plain", '{"response": "a"}'], "x:2: a JSON row, but the first line is not one"),
         (["", "[\n", '{"response": "a"}]'], "x:2: a JSON list"),
-        (['{"response": "\\ud800"}'], "x:1: half a surrogate pair ('\\ud800') is no text"),
+        (['{"response": "\\ud800"}'], "x:1: half a surrogate pair ('\\ud800') is not text"),
         (['{"response": "a", "id": ' + "[" * 100_000 + "]" * 100_000 + "}"], "x:1: not JSON: maximum recursion depth"),
     ],
 )
@@ -77,5 +81,5 @@ def test_a_table_is_not_scored_as_text() -> None:
 
 
 def test_a_broken_model_is_an_error_and_no_score() -> None:
-    with pytest.raises(AlignError, match="rewards_for_tests:nan: score 1 of 2 is nan"):
+    with pytest.raises(AlignError, match="rewards_for_tests:nan: score 2 of 2 is nan"):
         list(scoring.score(reward_models.load("rewards_for_tests:nan"), scoring.read(["a", "ashamed"], "x")))

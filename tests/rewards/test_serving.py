@@ -49,7 +49,7 @@ def started(arguments: list[str], **environment: str) -> Iterator[tuple[str, sub
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
-        found = re.search(r"at (http://\S+?)( \(token needed\))?; Ctrl-C ends it", line)
+        found = re.search(r"at (http://\S+?)( \(token needed\))?; Ctrl-C stops it", line)
         assert found, line + process.stderr.read()
         yield found[1], process
     finally:
@@ -170,8 +170,8 @@ def running(model: str, token: str | None, limits: serving.Limits) -> Iterator[s
     ("body", "status", "message"),
     [
         (question("a" * 2000), 413, "larger than 2000 bytes"),
-        (question(*"abcd"), 413, "4 items, and at most 3"),
-        (question("fine", "ashamed"), 422, "rewards_for_tests:nan: score 1 of 2 is nan"),
+        (question(*"abcd"), 413, "4 items, but at most 3"),
+        (question("fine", "ashamed"), 422, "rewards_for_tests:nan: score 2 of 2 is nan"),
         ({"request": "r", "items": [{"id": 0, "prompt": "", "response": 3}]}, 422, "response"),
         ({"request": "r", "items": [{"id": 0, "prompt": "", "response": "a", "extra": 1}]}, 422, "extra"),
         ({"items": []}, 422, "request"),
@@ -232,7 +232,7 @@ def test_only_so_many_are_served_at_once(small: str) -> None:
 
 
 def test_what_the_model_refuses_stops_the_client_with_its_name(small: str) -> None:
-    with pytest.raises(RewardError, match=r"answered 422 .*rewards_for_tests:nan: score 0 of 1 is nan"):
+    with pytest.raises(RewardError, match=r"answered 422 .*rewards_for_tests:nan: score 1 of 1 is nan"):
         reward_models.load(small).score([""], ["ashamed"])
 
 
@@ -296,4 +296,4 @@ def test_a_server_whose_worker_has_ended_says_so() -> None:
                 break
         for answer in (client.get("/health"), client.post("/score", json=question("abc"))):
             assert answer.status_code == 503
-            assert answer.json() == {"detail": "what asks the model has ended: start the server again"}
+            assert answer.json() == {"detail": "the scoring worker has stopped: restart the server"}

@@ -58,7 +58,7 @@ def test_dtype_is_converted_and_sampling_settings_are_dropped(tiny_models: dict[
 
 
 def test_what_is_not_there_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"align-test/no-such-model is neither a directory.*HF_HOME.*HF_TOKEN"):
+    with pytest.raises(UsageError, match=r"align-test/no-such-model is not a directory.*HF_HOME.*HF_TOKEN"):
         take("align-test/no-such-model", tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="empty holds no model that can be loaded"):

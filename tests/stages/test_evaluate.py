@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from align.configs.evaluate import EvaluateConfig
 from align.errors import AlignError, UsageError
@@ -96,6 +97,18 @@ def rewards(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     return name
+
+
+def _save_judge(directory):
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, bos_token_id=None, **shape)
+    config.id2label = {0: "nontoxic", 1: "toxic"}
+    LlamaForSequenceClassification(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
 
 
 def _config(data, **settings):
@@ -197,26 +210,18 @@ def test_a_judge_without_contrast_cannot_check_a_reward(models, data, rewards, t
 
 
 def test_bad_settings_and_bad_rewards_are_refused(models, data, rewards, tmp_path):
-    with pytest.raises(UsageError, match=r"no metric 'toxicty'; did you mean toxicity\?"):
-        _run(_config([{**data[0], "metrics": ["toxicty"]}]), models, tmp_path)
-    with pytest.raises(UsageError, match="metric reward needs a `reward:`"):
-        _run(_config(data, metrics=["reward"]), models, tmp_path)
+    with pytest.raises(ValidationError, match="Input should be 'rouge'"):
+        _config([{**data[0], "metrics": ["toxicty"]}])
+    with pytest.raises(ValidationError, match="metric reward needs a `reward:`"):
+        _config(data, metrics=["reward"])
     with pytest.raises(UsageError, match="no reward model at 'nowhere'"):
         _run(_config(data, reward="nowhere"), models, tmp_path)
-    with pytest.raises(AlignError, match=f"evaluating sft: reward model {rewards}:none: score 0 of 10 is None"):
+    with pytest.raises(AlignError, match=f"evaluating sft: reward model {rewards}:none: score 1 of 10 is None"):
         _run(_config(data, reward=f"{rewards}:none"), models, tmp_path)
 
 
 def test_a_classifier_as_judge(models, data, tmp_path):
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    torch.manual_seed(0)
-    tokenizer = _tokenizer()
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, bos_token_id=None, **shape)
-    config.id2label = {0: "nontoxic", 1: "toxic"}
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "judge")
-    tokenizer.save_pretrained(tmp_path / "judge")
+    _save_judge(tmp_path / "judge")
     (tmp_path / "judge/reward_model.json").write_text('{"label": "nontoxic", "transform": "log_odds", "sign": -1}')
     config = _config(data, judge={"model": "judge", "label": "toxic"}, metrics=["toxicity"])
     _, written = _run(config, {**models, "judge": tmp_path / "judge"}, tmp_path / "run")
@@ -230,3 +235,20 @@ def test_a_classifier_as_judge(models, data, tmp_path):
     _, again = _run(config, {**models, "judge": tmp_path / "judge"}, tmp_path / "again")
     assert again["judge"]["moments"] == {"mean": 0.4, "std": 0.1}
     assert again["models"] == written["models"]
+
+
+def test_many_responses_to_one_prompt_are_no_single_certain_one(models, tmp_path):
+    (tmp_path / "one.jsonl").write_text((json.dumps({"text": "the cat"}) + "\n") * 12)
+    data = [{"dataset": {"path": str(tmp_path / "one.jsonl")}, "prompt": "{text}"}]
+    _, written = _run(_config(data, metrics=["length"]), models, tmp_path)
+    length = written["models"]["sft"]["length_characters"]
+    assert length["n"] == 12
+    assert length["low"] < length["value"] < length["high"]
+
+
+def test_a_judge_that_was_trained_with_prompts_reads_them(models, data, rewards, tmp_path):
+    _save_judge(tmp_path / "judge")
+    (tmp_path / "judge/reward_model.json").write_text('{"label": "toxic", "input": "prompt_and_response"}')
+    config = _config(data, judge={"model": "judge", "label": "toxic"}, metrics=["toxicity"])
+    _, written = _run(config, {**models, "judge": tmp_path / "judge"}, tmp_path / "run")
+    assert written["judge"]["input"] == "prompt_and_response"

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -19,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import reward_models
 from align import interrupt
 from align.configs.reward import RewardConfig
-from align.data import checking, examples
+from align.data import checking, division, examples
 from align.errors import AlignError, Interrupted, UsageError
 from align.modeling import calibration, classifiers
 from align.modeling.generation import sample
@@ -232,7 +230,7 @@ def test_lora_trains_little_and_publishes_merged_weights(
 def test_many_combinations_of_labels_leave_no_more_rows_to_tune_with(
     tables: dict[str, Path], configured: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classification, "MOST_TUNING", 2)
+    monkeypatch.setattr(division, "MOST_TUNING", 2)
     rows = {"dataset": {"path": str(tables["noisy"])}, "text": "{text}", "labels": {"rude": "rot", "loud": "noise"}}
     task = classification.Classification(
         configured(data=[rows], labels={"negative": "rude"}, calibration="temperature")
@@ -243,7 +241,7 @@ def test_many_combinations_of_labels_leave_no_more_rows_to_tune_with(
 def test_a_label_of_one_row_is_trained_on_however_many_rows_there_are(
     tmp_path: Path, configured: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classification, "MOST_TUNING", 3)
+    monkeypatch.setattr(division, "MOST_TUNING", 3)
     rows = [{"text": f"t{n}", "label": ("odd", "even")[n % 2]} for n in range(60)] + [{"text": "t", "label": "rare"}]
     (tmp_path / "rare.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     data = {"dataset": {"path": str(tmp_path / "rare.jsonl")}, "text": "{text}", "label": {"column": "label"}}
@@ -253,26 +251,6 @@ def test_a_label_of_one_row_is_trained_on_however_many_rows_there_are(
         )
         task = classification.Classification(config)
         assert (len(task.tuning), task.labels) == (3, ["even", "odd", "rare"])
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 12), st.sampled_from("ab")), max_size=60),
-    st.one_of(st.none(), st.integers(1, 4)),
-)
-def test_what_is_set_aside_shares_nothing_with_what_is_kept(rows: list[tuple[int, str]], most: int | None) -> None:
-    kept, aside = classification.set_aside(rows, lambda row: row[0], lambda row: row[1], most=most, seed=1)
-    assert sorted(kept + aside) == sorted(rows)
-    assert not {unit for unit, _ in kept} & {unit for unit, _ in aside}
-    assert most is None or len({unit for unit, _ in aside}) <= most
-    assert len({unit for unit, _ in rows}) < 4 or aside
-    assert not rows or kept
-
-
-def test_of_rows_that_all_differ_the_first_tenth_of_each_label_is_set_aside() -> None:
-    rows = [(number, "ab"[number % 4 == 0]) for number in range(80)]
-    kept, aside = classification.set_aside(rows, lambda row: row[0], lambda row: row[1])
-    assert aside == [row for row in rows if row[1] == "a"][:6] + [row for row in rows if row[1] == "b"][:2]
-    assert kept == [row for row in rows if row[1] == "a"][6:] + [row for row in rows if row[1] == "b"][2:]
 
 
 def test_a_text_or_prompt_that_comes_again_is_not_trained_on_and_measured_with(tmp_path: Path, configured: Any) -> None:
@@ -382,10 +360,10 @@ def test_rows_to_tune_with_are_a_tenth_and_no_more_than_needed(
     task = classification.Classification(noisy(calibration="temperature"))
     assert (len(task.tuning), len(task.training)) == (40, 360)
     pairs = preference.PreferenceModelling(preferring(calibration="temperature"))
-    monkeypatch.setattr(classification, "MOST_TUNING", 10)
-    monkeypatch.setattr(preference, "MOST_TUNING", 3)
+    monkeypatch.setattr(division, "MOST_TUNING", 10)
     task = classification.Classification(noisy(calibration="temperature"))
     assert (len(task.tuning), len(task.training)) == (10, 390)
+    monkeypatch.setattr(division, "MOST_TUNING", 3)
     fewer = preference.PreferenceModelling(preferring(calibration="temperature"))
     assert len(pairs.tuning) > len(fewer.tuning) == 3
     assert len(fewer.training) + len(fewer.tuning) == len(pairs.training) + len(pairs.tuning)
@@ -697,7 +675,7 @@ def test_what_cannot_teach_is_refused(
     names = configured().data[0].model_dump() | {
         "label": {"column": "label", "names": {"nice": "good", "not nice": "Good "}}
     }
-    with pytest.raises(UsageError, match="data: labels that differ in case or space alone: 'Good ', 'good'"):
+    with pytest.raises(UsageError, match="data: labels that differ only in case or spaces: 'Good ', 'good'"):
         reward.run(
             configured(data=[names], labels={"positive": "good"}),
             {"base": tiny_models["llama"]},
@@ -705,7 +683,7 @@ def test_what_cannot_teach_is_refused(
             NullTracker(),
         )
     weights = configured(class_weights={"nice": 2.0})
-    with pytest.raises(UsageError, match="class_weights are of nice, but the labels are nice, not nice"):
+    with pytest.raises(UsageError, match="class_weights names nice, but the labels are nice, not nice"):
         reward.run(weights, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
 
 

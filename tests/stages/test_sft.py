@@ -16,7 +16,7 @@ from align import interrupt
 from align.configs.sft import SftConfig
 from align.data.examples import Instruction
 from align.errors import Interrupted, UsageError
-from align.modeling.load import load_causal_or_seq2seq, load_tokenizer
+from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
 from align.modeling.training import completion_loss
 from align.stages import sft
 from align.tracking import NullTracker
@@ -133,7 +133,7 @@ def test_adapter_alone_is_loaded_onto_its_base(tiny_models: dict[str, Path], tmp
     expected = load_causal_or_seq2seq(tmp_path / "merged" / "output").state_dict()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name])
-    with pytest.raises(UsageError, match="an adapter alone"):
+    with pytest.raises(UsageError, match="only an adapter"):
         load_causal_or_seq2seq(output)
     files = [
         (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -149,8 +149,9 @@ def test_qlora_publishes_what_it_trained_in_full_precision(
 ) -> None:
     config = configured(method="qlora", train={"learning_rate": 1e-2})
     inputs = {"base": wide_models[architecture]}
-    sft.run(config, inputs, Workspace(tmp_path), NullTracker())
+    metrics = sft.run(config, inputs, Workspace(tmp_path), NullTracker())
     published = load_causal_or_seq2seq(tmp_path / "output")
+    assert metrics["parameters"] == parameter_count(published)
     four_bits = load_causal_or_seq2seq(wide_models[architecture], four_bits=True)
     ids = torch.tensor([[5, 6, 7, 8]])
     batch = {"input_ids": ids} | ({"decoder_input_ids": ids} if architecture == "t5" else {})
@@ -233,6 +234,11 @@ def test_long_rows_are_left_out_and_counted(
     assert 0 < metrics["rows_left_out"] < 80  # type: ignore[operator]
     assert metrics["rows"] + metrics["rows_left_out"] == 80  # type: ignore[operator]
     assert "are longer than max_length 18: left out" in caplog.text
+    held_out = configured(
+        max_length=18, train={"max_steps": 1}, evaluation_data=[data.model_dump() for data in config.data]
+    )
+    sft.run(held_out, {"base": tiny_models["llama"]}, Workspace(tmp_path / "held_out"), NullTracker())
+    assert "rows of evaluation_data are longer than max_length 18: left out" in caplog.text
     with pytest.raises(UsageError, match="every row is longer than max_length 3 tokens"):
         sft.run(configured(max_length=3), {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
 

@@ -37,6 +37,16 @@ def test_mode_overrides_the_recipe(tmp_path: Path) -> None:
     assert isinstance(without, EventLog)
 
 
+def test_a_variable_that_the_recipe_overrides_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    config = TrackingConfig(wandb=WandbConfig(mode="offline"))
+    tracking.start(config, group="g", stage="s", workspace=Workspace(tmp_path), stage_config={}).finish()
+    assert "WANDB_MODE=disabled has no effect: --wandb or tracking.wandb.mode says offline" in caplog.text
+
+
 def test_a_failing_wandb_warns_once_and_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -44,6 +54,7 @@ def test_a_failing_wandb_warns_once_and_stops_nothing(
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("align.tracking.wandb._init", unreachable)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     with caplog.at_level(logging.WARNING):
         tracker = tracking.start(
             TrackingConfig(), group="g", stage="s", workspace=Workspace(tmp_path), stage_config={}, mode="online"
@@ -54,7 +65,7 @@ def test_a_failing_wandb_warns_once_and_stops_nothing(
         tracker.summary({"loss": 1.0})
         tracker.finish()
     assert [record.getMessage() for record in caplog.records] == [
-        "W&B is left out from here on (ConnectionError: no route to host); the stage goes on"
+        "W&B is not used from here on (ConnectionError: no route to host); the stage continues"
     ]
 
 
