@@ -174,9 +174,14 @@ class Endpoint:
                 with contextlib.suppress(ConnectionError):  # A refusal may be there before all has been sent.
                     connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
-                content = answer.read(LARGEST_ANSWER + 1)
-                if answer.length and len(content) <= LARGEST_ANSWER:
-                    raise ConnectionError(f"the answer ended {answer.length} bytes before its end")
+                try:
+                    content = answer.read(LARGEST_ANSWER + 1)
+                    if answer.length and len(content) <= LARGEST_ANSWER:
+                        raise ConnectionError(f"the answer ended {answer.length} bytes before its end")
+                except ConnectionError:
+                    if answer.status == 200:
+                        raise
+                    content = b"(its message was cut off)"  # A refusal is one without its reason, too.
         except (OSError, http.client.HTTPException) as error:
             why = f"no answer within {self._timeout:g} s" if overdue.is_set() else f"{type(error).__name__}: {error}"
             raise _TryAgainError(why) from error

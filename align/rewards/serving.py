@@ -51,6 +51,8 @@ class Limits:
     """Items of all requests that wait for the model; more are told to come again."""
     seconds_to_send: float = 30.0
     """Within which a request must have arrived in full."""
+    seconds_to_linger: float = 5.0
+    """For which the rest of a request that was refused is thrown away before the connection is closed."""
     connections: int = 64
     """At once; one more is told to come again."""
     seconds_to_finish: float = 10.0
@@ -337,20 +339,22 @@ class _Bounded:
         if scope["type"] != "http" or scope["path"] == "/health":  # which reads no body
             await self._app(scope, receive, send)
             return
+
+        async def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+            response = JSONResponse({"detail": detail}, status, {"Connection": "close", **(headers or {})})
+            await response(scope, receive, self._lingering(receive, send))
+
         if not self._authorised(scope):
-            headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
-            detail = "a token is needed: Authorization: Bearer …"
-            await JSONResponse({"detail": detail}, 401, headers)(scope, receive, send)
+            await refuse(401, "a token is needed: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
             return
         try:
             async with asyncio.timeout(self._limits.seconds_to_send):
                 body = await self._body(receive)
         except TimeoutError:
-            await JSONResponse({"detail": "the request did not arrive in time"}, 408)(scope, receive, send)
+            await refuse(408, "the request did not arrive in time")
             return
         if body is None:
-            detail = f"the request is larger than {self._limits.body_bytes} bytes"
-            await JSONResponse({"detail": detail}, 413, {"Connection": "close"})(scope, receive, send)
+            await refuse(413, f"the request is larger than {self._limits.body_bytes} bytes")
             return
         messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
@@ -362,6 +366,25 @@ class _Bounded:
     def _authorised(self, scope: Message) -> bool:
         given = dict(scope["headers"]).get(b"authorization", b"")
         return self._token is None or hmac.compare_digest(f"Bearer {self._token}".encode(), given)
+
+    def _lingering(self, receive: Receive, send: Send) -> Send:
+        """A `send` that ends the answer when the client has sent all it has, or hung up, or takes too long.
+
+        To close before would reset the connection, and the client might lose the answer (RFC 9112, 9.6).
+        """
+
+        async def send_then_linger(message: Message) -> None:
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.seconds_to_linger):
+                    while (await receive()).get("more_body"):
+                        pass
+            await send({"type": "http.response.body", "body": b""})
+
+        return send_then_linger
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body; None where it is too large, or the client has gone."""

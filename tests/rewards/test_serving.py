@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -191,6 +193,20 @@ def test_a_request_that_is_none_is_refused_in_words(small: str, body: Any, statu
 def test_a_client_that_is_refused_while_it_sends_hears_why(small: str) -> None:
     with pytest.raises(RewardError, match=r"answered 413 .*the request is larger than 2000 bytes"):
         reward_models.load(small, retries=0).score([""], ["a" * 20_000_000])
+    with (
+        running("rewards_for_tests:length", TOKEN, serving.Limits()) as address,
+        pytest.raises(RewardError, match=r"answered 401 .*a token is needed"),
+    ):
+        reward_models.load(address, retries=0).score([""], ["a" * 7_000_000])
+
+
+def test_who_never_ends_a_refused_request_is_hung_up_on() -> None:
+    with running("rewards_for_tests:length", TOKEN, serving.Limits(seconds_to_linger=0.2)) as address:
+        place = urlsplit(address)
+        with socket.create_connection((place.hostname, place.port), timeout=20) as sock, sock.makefile("rb") as answer:
+            sock.sendall(b"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{")
+            assert b" 401 " in answer.readline()
+            assert b"a token is needed" in answer.read()
 
 
 def test_mixed_references_and_unknown_paths(small: str) -> None:
