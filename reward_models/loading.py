@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.base import CheckedModel, RewardError, RewardModel, Scorer, checked
+from reward_models.nesting import rebuilt
 
 Spec = str | Path | Mapping[str, Any] | Scorer | RewardModel
 """A directory, `path:./dir`, `hub:org/name@revision`, `module:attribute`, `http://host:port`, the name of a built-in or
@@ -60,14 +61,9 @@ def load(spec: Spec, **options: Any) -> CheckedModel:
 def located(spec: Spec, directories: Mapping[str, Path]) -> Spec:
     """`spec` with every name that stands in `directories` replaced by the directory, its own name kept for logs."""
     if isinstance(spec, Mapping):
-        result = dict(spec)
         if isinstance(spec.get("model"), str) and spec["model"] in directories:
-            result = {"name": _shown(spec["model"]), **spec, "model": directories[spec["model"]]}
-        if isinstance(spec.get("model"), Mapping):
-            result["model"] = located(spec["model"], directories)
-        if "combine" in spec and isinstance(spec.get("of"), list):
-            result["of"] = [located(member, directories) for member in spec["of"]]
-        return result
+            return {"name": _shown(spec["model"]), **spec, "model": directories[spec["model"]]}
+        return rebuilt(spec, lambda inner: located(inner, directories))
     if str(spec) in directories:
         return {"name": _shown(str(spec)), "model": directories[str(spec)]}
     return spec

@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from reward_models import nesting
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -319,7 +321,7 @@ def _references(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]
     for name, field in type(config).model_fields.items():
         value, place = getattr(config, name), f"{prefix}{name}"
         if _is_marked(field.annotation, *field.metadata):
-            yield from _references_in_spec(value, place)
+            yield from _references_in(value, place)
         elif isinstance(value, BaseModel):
             yield from _references(value, f"{place}.")
         elif isinstance(value, list):
@@ -332,13 +334,11 @@ def _is_marked(*annotations: Any) -> bool:
     return any(isinstance(part, ReferenceMarker) or _is_marked(*get_args(part)) for part in annotations)
 
 
-def _references_in_spec(spec: Any, place: str) -> Iterator[tuple[str, str]]:
-    if isinstance(spec, str):
-        yield place, spec
-    elif isinstance(spec, list):
-        for index, item in enumerate(spec):
-            yield from _references_in_spec(item, f"{place}.{index}")
-    elif isinstance(spec, dict):
-        for key in ("model", "of"):
-            if key in spec and (key == "model" or "combine" in spec):  # else `of` is an option of somebody's own
-                yield from _references_in_spec(spec[key], f"{place}.{key}")
+def _references_in(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Of one reference, a list of them, or a reward that is made of some."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _references_in(item, f"{place}.{index}")
+    for keys, inner in nesting.walk(value):
+        if isinstance(inner, str):
+            yield ".".join([place, *map(str, keys)]), inner

@@ -28,6 +28,7 @@ from align.errors import UsageError
 from align.recipe import Recipe, parse_reference
 from align.recipe.document import suggest
 from align.registry import Artifact, Registry, files
+from reward_models import nesting
 from reward_models.options import renamed
 
 TRAINED_FROM = {"sft": "model", "reward": "model", "ppo": "policy"}
@@ -278,17 +279,18 @@ def _not_a_classifier(place: str, model: Contract) -> Iterator[str]:
         yield f"{place}: is a {model.architecture}, not a classifier: it has no labels to score"
 
 
-def _not_readable_so(place: str, spec: Any, given: Mapping[str, Contract]) -> Iterator[str]:
+def _not_readable_so(place: str, reward: Any, given: Mapping[str, Contract]) -> Iterator[str]:
     """What a classifier, wherever in a reward's description, cannot be asked for: a label that it lacks, a label of
     several without names, more tokens than it has positions."""
-    if not isinstance(spec, Mapping):
-        spec, model = {"model": spec}, given.get(place)
-    else:
-        model = given.get(f"{place}.model")
-        if isinstance(spec.get("model"), Mapping):
-            yield from _not_readable_so(f"{place}.model", spec["model"], given)
-    for index, inner in enumerate(spec.get("of") or () if "combine" in spec else ()):
-        yield from _not_readable_so(f"{place}.of.{index}", inner, given)
+    for keys, spec in nesting.walk(reward):
+        inner = ".".join([place, *map(str, keys)])
+        if isinstance(spec, Mapping):
+            yield from _not_readable_as(inner, spec, given.get(f"{inner}.model"))
+        elif not keys or keys[-1] != "model":  # a name alone; that of a mapping is read as the mapping says
+            yield from _not_readable_as(inner, {"model": spec}, given.get(inner))
+
+
+def _not_readable_as(place: str, spec: Mapping[str, Any], model: Contract | None) -> Iterator[str]:
     if type(longest := spec.get("max_length")) is int:
         yield from _too_long(f"{place}.max_length", longest, model)
     if not model or not model.labels or len(model.labels) == 1:

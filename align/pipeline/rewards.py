@@ -12,6 +12,7 @@ from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
 from align.configs.reward import RewardConfig
 from align.recipe.references import REWARD_KEYS, parse_reference
+from reward_models import nesting
 from reward_models.options import check as check_options
 from reward_models.options import score_range
 
@@ -75,25 +76,19 @@ def package_of(name: str) -> str:
 
 def normalizations(spec: Any, place: str) -> Iterator[tuple[str, str]]:
     """The files that moments are measured on, by their place in the configuration: `reward.of.0.normalize`."""
-    if isinstance(spec, Mapping):
-        if isinstance(spec.get("normalize"), str):
-            yield f"{place}.normalize", spec["normalize"]
-        yield from normalizations(spec.get("model"), f"{place}.model")
-        for index, inner in enumerate(spec.get("of") or () if "combine" in spec else ()):
-            yield from normalizations(inner, f"{place}.of.{index}")
+    for keys, inner in nesting.walk(spec):
+        if isinstance(inner, Mapping) and isinstance(inner.get("normalize"), str):
+            yield ".".join([place, *map(str, keys), "normalize"]), inner["normalize"]
 
 
 def without_transport(spec: Any) -> Any:
     """The spec without what decides only how long a service is waited for: its numbers are the same."""
-    if isinstance(spec, list):
-        return [without_transport(one) for one in spec]
     if not isinstance(spec, Mapping):
         return spec
     model = spec.get("model")
     is_service = isinstance(model, str) and (model == "llm" or model.lower().startswith(("http://", "https://")))
     kept = {key: value for key, value in spec.items() if not (is_service and key in _TRANSPORT)}
-    nested = [key for key in ("model", "of") if key in kept and (key == "model" or "combine" in kept)]
-    return {**kept, **{key: without_transport(kept[key]) for key in nested}}
+    return nesting.rebuilt(kept, without_transport)
 
 
 def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData | EvaluationData]]:
@@ -110,9 +105,9 @@ def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData |
 
 def _without_artifacts(spec: Any, stages: Mapping[str, StageConfig], *, whole: bool) -> Any:
     """What can be loaded now: something else stands for artifacts, and unless `whole` for any other classifier."""
-    if isinstance(spec, Mapping) and "combine" in spec and isinstance(spec.get("of"), list):
-        members = [_without_artifacts(member, stages, whole=whole) for member in spec["of"]]
-        return {**_without_unmeasured(spec), "of": members}
+    if isinstance(spec, Mapping) and "combine" in spec:
+        known = _without_unmeasured(spec)
+        return nesting.rebuilt(known, lambda inner: _without_artifacts(inner, stages, whole=whole))
     model = spec.get("model") if isinstance(spec, Mapping) else spec
     if isinstance(model, Mapping):
         inner = reward_models.load(_without_artifacts(model, stages, whole=whole))

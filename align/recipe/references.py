@@ -10,6 +10,7 @@ from typing import Literal
 import reward_models
 from align.configs import StageConfig
 from align.recipe.document import KeyPath, suggest
+from reward_models import nesting
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """What stages, and so artifacts, may be called."""
@@ -70,8 +71,9 @@ def problems(stages: Mapping[str, StageConfig], names: Sequence[str]) -> Iterato
             if message:
                 yield ("stages", stage, *(int(key) if key.isdigit() else key for key in place.split("."))), message
         for key in REWARD_KEYS.get(config.kind, ()):
-            for keys, message in _spec_problems(getattr(config, key), (key,)):
-                yield ("stages", stage, *keys), message
+            for keys, spec in nesting.walk(getattr(config, key)):
+                if message := _shape_problem(spec):
+                    yield ("stages", stage, key, *keys), message
         for index, name in enumerate(config.after):
             if name == stage or name not in names:
                 reason = "a stage cannot come after itself" if name == stage else _unknown(name, names)
@@ -114,21 +116,16 @@ def _problem(
     return None
 
 
-def _spec_problems(spec: object, place: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+def _shape_problem(spec: object) -> str | None:
     """What is wrong with the shape of a reward: a mapping has `model:`, or `combine:` and a list `of:` more."""
     if not isinstance(spec, dict):
-        return
+        return None
     if ("model" in spec) == ("combine" in spec):
         near = next((hint for key in spec if (hint := suggest(key, ("model", "combine")))), "")
-        yield (
-            place,
-            f"a reward is given by `model:` or by `combine:`, but this has {', '.join(spec) or 'nothing'}{near}",
-        )
-    elif "combine" in spec and not (isinstance(spec.get("of"), list) and spec["of"]):
-        yield place, "`combine:` needs `of:`, a list of rewards"
-    elif "combine" in spec:
-        for index, inner in enumerate(spec["of"]):
-            yield from _spec_problems(inner, (*place, "of", index))
+        return f"a reward is given by `model:` or by `combine:`, but this has {', '.join(spec) or 'nothing'}{near}"
+    if "combine" in spec and not (isinstance(spec.get("of"), list) and spec["of"]):
+        return "`combine:` needs `of:`, a list of rewards"
+    return None
 
 
 def _wrong_kind(allowed: Sequence[str], what: str, name: str, given: str) -> str | None:

@@ -13,7 +13,7 @@ import reward_models
 from align.errors import UsageError
 from align.recipe.references import parse_reference
 from align.registry import Registry
-from reward_models import CheckedModel, RewardError
+from reward_models import CheckedModel, RewardError, nesting
 
 _YAML = (".yaml", ".yml")
 
@@ -61,15 +61,7 @@ def parse(text: str) -> str | dict[str, Any]:
 
 def places(spec: object) -> Iterator[str]:
     """Every name, reference or address in a spec."""
-    if isinstance(spec, str):
-        yield spec
-    elif isinstance(spec, list):
-        for item in spec:
-            yield from places(item)
-    elif isinstance(spec, dict):
-        yield from places(spec.get("model"))
-        if "combine" in spec:  # else `of` is an option of somebody's own
-            yield from places(spec.get("of"))
+    return (inner for _, inner in nesting.walk(spec) if isinstance(inner, str))
 
 
 def _artifact(place: str, registry: Registry) -> Path | None:
