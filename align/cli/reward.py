@@ -97,16 +97,16 @@ def score(
     debug: Debug = False,
 ) -> None:
     """Score rows: one {"prompt": …, "response": …} or one response per line. Prints them with their `score`."""
-    from align.data import sources
+    from align.data import readers
     from align.progress import track
     from align.rewards import scoring
 
     if source is not None:
-        rows = scoring.read(sources.lines(source), str(source), plain=plain)
+        rows = scoring.read(readers.lines(source), str(source), plain=plain)
     elif sys.stdin is None:
         raise UsageError("standard input is closed: name a FILE")
     else:
-        rows = scoring.read(sources.decoded(sys.stdin.buffer, "standard input"), "standard input", plain=plain)
+        rows = scoring.read(readers.decoded(sys.stdin.buffer, "standard input"), "standard input", plain=plain)
     loaded = _load(model, registry)
     with track("score", total=len(rows)) as advance:
         for row in scoring.score(loaded, rows, advance):
@@ -278,13 +278,13 @@ def _probe(text: str) -> tuple[str, str]:
 
 
 def _terms(given: str | None) -> list[str]:
-    from align.data import sources
+    from align.data import readers
 
     if given is None:
         return []
     words: Iterable[str] = given.split(",")
     if "," not in given and Path(given).is_file():
-        words = sources.lines(Path(given))
+        words = readers.lines(Path(given))
     elif "," not in given and (given.endswith(_TEXT_FILES) or given.startswith(("/", "./", "../", "~"))):
         raise UsageError(f"--terms {given}: there is no such file (looked from {Path.cwd()})")
     found = list(dict.fromkeys(word.strip() for word in words if word.strip()))

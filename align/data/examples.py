@@ -21,8 +21,8 @@ from align.configs.base import (
     SelectionConfig,
     TextData,
 )
-from align.data import sources, templates
-from align.data.sources import Row
+from align.data import cells, sources, templates
+from align.data.readers import Row
 from align.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def multi_labelled(data: Sequence[LabelledData]) -> list[MultiLabelled]:
         found: list[MultiLabelled] = []
         for row, (text, *prompt) in rows:
             try:
-                numbers = {name: sources.number(templates.lookup(row, column)) for name, column in one.labels.items()}
+                numbers = {name: cells.number(templates.lookup(row, column)) for name, column in one.labels.items()}
             except ValueError as error:
                 raise UsageError(f"{place}: labels need numbers, but: {error}") from error
             held = [name for name, number in numbers.items() if number is not None and number > one.threshold]
@@ -208,7 +208,7 @@ def _rendered(
         complete = [text for text in texts if text is not None and text.strip()]
         if len(complete) < len(wanted):
             continue
-        sources.require_encodable(complete, place)
+        cells.require_encodable(complete, place)
         left += 1
         yield row, complete
     if left == 0:
@@ -225,14 +225,14 @@ def _labels(values: Sequence[object], label: LabelConfig, place: str) -> list[st
     """The names of labels; None where there is no label."""
     if label.threshold is not None:
         try:
-            numbers = [sources.number(value) for value in values]
+            numbers = [cells.number(value) for value in values]
         except ValueError as error:
             raise UsageError(f"{place}: column {label.column!r} needs numbers for a threshold, but: {error}") from error
         return [None if one is None else label.above if one > label.threshold else label.below for one in numbers]
-    spellings = [None if sources.is_empty(value) else sources.spelled(value) for value in values]
+    spellings = [None if cells.is_empty(value) else cells.spelled(value) for value in values]
     if label.names is None:
         return spellings
-    names = {sources.spelled(key): name for key, name in label.names.items()}
+    names = {cells.spelled(key): name for key, name in label.names.items()}
     if unknown := {spelling for spelling in spellings if spelling is not None} - names.keys():
         found = sorted({spelling for spelling in spellings if spelling is not None})
         raise UsageError(

@@ -13,8 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from align.configs.base import SelectionConfig
-from align.data import sources, templates
-from align.data.sources import Row
+from align.data import cells, sources, templates
+from align.data.readers import Row
 from align.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def texts(
         references=[templates.render(compared, row) or "" for _, row, _ in kept] if compared else None,
     )
     for column in (found.prompts, found.responses, found.references or []):
-        sources.require_encodable(column, place)
+        cells.require_encodable(column, place)
     return with_references(found) if reference else found
 
 
@@ -142,7 +142,7 @@ def pairs(
     _say_left_out(place, len(rows), len(kept), "both chosen and rejected")
     prompts = [templates.render(prompt, row) or "" for row in kept]
     for column in (prompts, ups, downs, references):
-        sources.require_encodable(column, place)
+        cells.require_encodable(column, place)
     found = Pairs(place, kept, numbers, prompts, ups, downs, references if compared else None)
     return with_references(found) if reference else found
 
@@ -171,11 +171,11 @@ def labels(data: Rows, column: str) -> tuple[Rows, list[str]]:
     """The labels as a recipe would spell them, without space around them, and the rows that have one."""
     sources.require_columns(data.rows, [column], data.place)
     found = [templates.lookup(row, column) for row in data.rows]
-    kept = [index for index, value in enumerate(found) if not sources.is_empty(value)]
+    kept = [index for index, value in enumerate(found) if not cells.is_empty(value)]
     if not kept:
         raise UsageError(f"{data.place}: column {column!r} is empty in all {len(data.rows)} rows")
     _say_left_out(data.place, len(found), len(kept), f"{column!r}")
-    return _only(data, kept), [sources.spelled(found[index]) for index in kept]
+    return _only(data, kept), [cells.spelled(found[index]) for index in kept]
 
 
 def good(
@@ -189,9 +189,9 @@ def good(
     known = sorted(set(values))
     scored = str(description.get("label") or "")
     if positive:
-        if unknown := [one for one in positive if sources.spelled(one) not in known]:
+        if unknown := [one for one in positive if cells.spelled(one) not in known]:
             raise UsageError(f"--positive {unknown[0]}: column {column!r} holds {_listed(known)}")
-        wanted = {sources.spelled(one) for one in positive}
+        wanted = {cells.spelled(one) for one in positive}
         result = [value in wanted for value in values]
     elif scored.casefold() in {value.casefold() for value in known}:
         is_good = description.get("sign", 1) == 1

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from align.data import sources, templates
+from align.data import cells, sources, templates
 from align.data.units import units_of
 from align.errors import UsageError
 from align.metrics import bias, classification, ranks
@@ -270,7 +270,7 @@ def _macro_f1(truth: NDArray[np.bool_], predicted: NDArray[np.bool_], units: Seq
 
 def _groups(rows: data.Rows | data.Pairs, column: str) -> dict[str, list[int]]:
     sources.require_columns(rows.rows, [column], rows.place)
-    values = [sources.spelled(templates.lookup(row, column)) for row in rows.rows]
+    values = [cells.spelled(templates.lookup(row, column)) for row in rows.rows]
     groups = _grouped(values)
     if len(groups) > MOST_SLICES:
         raise UsageError(f"--by {column}: {len(groups)} different values are too many to tell apart")
