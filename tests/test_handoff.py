@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 import align
 from align import pipeline
 from align.errors import UsageError
-from align.pipeline import handoff
+from align.pipeline import contracts, handoff
 from align.recipe import load
 from align.registry import InputRecord, Registry
 
@@ -281,7 +281,7 @@ def test_an_adapter_finds_its_base_by_digest_and_takes_no_other(here: Path) -> N
     another = publish("base", "pretrain", here / "small", {})
     registry = Registry("registry")
     assert another.reference == "base@v2"
-    assert handoff.of_artifact(adapter).base == {"reference": "base@v1", "digest": base.digest}
+    assert contracts.of_artifact(adapter).base == {"reference": "base@v1", "digest": base.digest}
     assert handoff.base_of(adapter, registry) == base
     assert problems("stages.ppo.policy=registry:tuned") == []
 
@@ -303,26 +303,26 @@ def test_an_adapter_whose_base_is_another_model_now_is_refused(here: Path, tmp_p
 
 
 def test_what_an_adapter_brings_must_be_what_its_base_has(here: Path) -> None:
-    contract = handoff.of_directory(here / "adapter")
+    contract = contracts.of_directory(here / "adapter")
     assert contract.adapter
-    assert handoff.unlike_its_base(contract, handoff.of_directory(here / "model")) is None
-    tokens = handoff.of_directory(here / "other_tokens")
+    assert handoff.unlike_its_base(contract, contracts.of_directory(here / "model")) is None
+    tokens = contracts.of_directory(here / "other_tokens")
     assert handoff.unlike_its_base(contract, tokens) == "its tokenizer is not that of its base"
-    template = handoff.of_directory(write_model(here / "templated", template="{{ messages }}"))
+    template = contracts.of_directory(write_model(here / "templated", template="{{ messages }}"))
     assert handoff.unlike_its_base(contract, template) == "its chat template is not that of its base"
 
 
 def test_a_contract_is_kept_in_the_manifest_and_read_back(here: Path) -> None:
-    contract = handoff.of_directory(here / "classifier")
+    contract = contracts.of_directory(here / "classifier")
     assert contract.labels == ("nothate", "hate")
     assert (contract.dtype, contract.vocabulary, contract.tokens, contract.context_length) == ("F32", 20, 20, 600)
     kept = publish("judge", "reward", here / "classifier", {}, **contract.to_manifest())
-    assert handoff.of_artifact(kept) == contract
+    assert contracts.of_artifact(kept) == contract
     older = publish("older", "reward", here / "classifier", {})
     assert older.manifest.contract == {}
-    assert handoff.of_artifact(older) == contract
+    assert contracts.of_artifact(older) == contract
     # How a text is closed is no part of which tokens there are:
-    assert contract.tokenizer == handoff.of_directory(here / "model").tokenizer
+    assert contract.tokenizer == contracts.of_directory(here / "model").tokenizer
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_a_contract_is_kept_in_the_manifest_and_read_back(here: Path) -> None:
 )
 def test_positions(config: dict[str, Any], positions: int | None, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert handoff.of_directory(tmp_path).context_length == positions
+    assert contracts.of_directory(tmp_path).context_length == positions
 
 
 def test_any_kind_of_reference_is_looked_at(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

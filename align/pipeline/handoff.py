@@ -6,13 +6,10 @@ recipe where the model does not exist yet. What is not known is not compared.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,86 +22,15 @@ from align.configs.reward import RewardConfig
 from align.configs.sft import SftConfig
 from align.data import examples
 from align.errors import UsageError
+from align.pipeline.contracts import CLASSIFIER, TRAINED_FROM, Contract, is_classifier, of_artifact, of_directory
 from align.recipe import Recipe, parse_reference
 from align.recipe.document import suggest
-from align.registry import Artifact, Registry, files
+from align.registry import Artifact, Registry
 from reward_models import nesting
 from reward_models.options import renamed
 
-TRAINED_FROM = {"sft": "model", "reward": "model", "ppo": "policy"}
-"""By kind of stage, the input that its adapter belongs to."""
 _TRAINABLE = {"F32", "BF16", "F16"}
-_CLASSIFIER, _ENCODER = "ForSequenceClassification", "ForMaskedLM"
-_NO_PART_OF_A_TOKENIZER = ("post_processor", "padding", "truncation")
-"""Of `tokenizer.json`: which marks close a text, and how it was called last. What tokens there are is all the rest."""
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What can be known of a model before it is loaded. None: not known, or it has none."""
-
-    architecture: str | None = None
-    """The class that loads it."""
-    dtype: str | None = None
-    """Of its weights, as safetensors names it; the most frequent, where there are several."""
-    context_length: int | None = None
-    """Positions that it has."""
-    vocabulary: int | None = None
-    """Rows of its embedding."""
-    tokens: int | None = None
-    """Of its tokenizer."""
-    tokenizer: str | None = None
-    """Sha256 of what the tokenizer does to text."""
-    chat_template: str | None = None
-    """Sha256."""
-    labels: tuple[str, ...] | None = None
-    """Of a classifier, in the order of its outputs."""
-    adapter: bool = False
-    """An adapter alone, without the model that it changes."""
-    base: Mapping[str, str] | None = None
-    """`reference` and `digest` of the model that its adapter was trained on."""
-
-    def to_manifest(self) -> dict[str, Any]:
-        """What is known, as a manifest keeps it."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, False)}
-
-    @classmethod
-    def from_manifest(cls, content: Mapping[str, Any]) -> Contract:
-        """What `to_manifest` wrote; of a newer version, what is known here."""
-        known = {key: value for key, value in content.items() if key in cls.__dataclass_fields__}
-        return cls(**{**known, "labels": tuple(known["labels"]) if "labels" in known else None})
-
-
-def of_directory(directory: Path) -> Contract:
-    """What the files of a model say. Nothing of a directory that holds no model.
-
-    Raises:
-        UsageError: its weights were cut short, or are something else.
-    """
-    config, adapter = _json(directory / "config.json"), (directory / "adapter_config.json").is_file()
-    architecture = next(iter(config.get("architectures") or []), None)
-    declared = _json(directory / "reward_model.json").get("names")
-    labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
-    named = renamed(labels, declared if isinstance(declared, dict) else {})
-    return Contract(
-        architecture=architecture,
-        dtype=_dtype(directory),
-        context_length=_positions(config),
-        vocabulary=config.get("vocab_size"),
-        **_tokenizer(directory),
-        labels=tuple(named[index] for index in sorted(named)) if _is_classifier(architecture) else None,
-        adapter=adapter and not config,
-    )
-
-
-def of_artifact(artifact: Artifact) -> Contract:
-    """What its manifest says; of one without a contract, what its files say."""
-    kept = artifact.manifest.contract
-    if kept:
-        return Contract.from_manifest(kept)
-    place = TRAINED_FROM.get(artifact.manifest.kind, "")
-    base = artifact.manifest.inputs.get(place)
-    return replace(of_directory(artifact.path), base=base.model_dump() if base else None)
+_ENCODER = "ForMaskedLM"
 
 
 def foreseen(recipe: Recipe, registry: Registry, reference: str, *, labels: bool = False) -> Contract:
@@ -137,7 +63,7 @@ def foreseen(recipe: Recipe, registry: Registry, reference: str, *, labels: bool
         case RewardConfig():
             given = foreseen(recipe, registry, config.model)
             labels_of = _labels_of(config) if labels else None
-            return replace(given, architecture=_CLASSIFIER, dtype="F32", labels=labels_of, base=None)
+            return replace(given, architecture=CLASSIFIER, dtype="F32", labels=labels_of, base=None)
     return Contract()
 
 
@@ -247,7 +173,7 @@ def base_of(artifact: Artifact, registry: Registry) -> Artifact | str:
 
 def _not_a_language_model(config: StageConfig, place: str, model: Contract) -> Iterator[str]:
     writes = not (isinstance(config, RewardConfig) and place == "model")
-    if writes and _is_classifier(model.architecture):
+    if writes and is_classifier(model.architecture):
         yield f"{place}: is a classifier (labels {', '.join(model.labels or ())}), not a language model"
     if writes and (model.architecture or "").endswith(_ENCODER):
         yield (
@@ -275,7 +201,7 @@ def _not_a_language_model(config: StageConfig, place: str, model: Contract) -> I
 def _not_a_classifier(place: str, model: Contract) -> Iterator[str]:
     if model.adapter:
         yield f"{place}: is only an adapter, and scores need a whole classifier"
-    elif model.architecture is not None and not _is_classifier(model.architecture):
+    elif model.architecture is not None and not is_classifier(model.architecture):
         yield f"{place}: is a {model.architecture}, not a classifier: it has no labels to score"
 
 
@@ -321,10 +247,6 @@ def _too_long(key: str, length: int, model: Contract | None, together: str = "")
         yield f"{key}: {length} tokens{together} are more than the {model.context_length} positions of the model"
 
 
-def _is_classifier(architecture: str | None) -> bool:
-    return bool(architecture and architecture.endswith(_CLASSIFIER))
-
-
 def _labels_of(config: RewardConfig) -> tuple[str, ...] | None:
     """The labels of its data."""
     if config.pairs:
@@ -335,46 +257,3 @@ def _labels_of(config: RewardConfig) -> tuple[str, ...] | None:
         return tuple(sorted({row.label for row in examples.labelled(config.data)})) or None
     except UsageError:
         return None  # said where data is checked
-
-
-def _positions(config: Mapping[str, Any]) -> int | None:
-    """Positions of a model that has a table or a rotation of them. RoBERTa's table begins after the pad token."""
-    found = config.get("max_position_embeddings") or config.get("n_positions")
-    if not isinstance(found, int) or config.get("model_type") in ("t5", "mt5", "umt5"):
-        return None
-    offset = "roberta" in str(config.get("model_type")) or config.get("model_type") == "camembert"
-    return found - (config.get("pad_token_id") or 0) - 1 if offset else found
-
-
-def _tokenizer(directory: Path) -> dict[str, Any]:
-    content, settings = _json(directory / "tokenizer.json"), _json(directory / "tokenizer_config.json")
-    template = settings.get("chat_template")
-    if (file := directory / "chat_template.jinja").is_file():
-        template = file.read_text(encoding="utf-8")
-    found: dict[str, Any] = {"chat_template": _sha256(template) if template else None}
-    if content:
-        kept = {key: value for key, value in content.items() if key not in _NO_PART_OF_A_TOKENIZER}
-        vocabulary = content.get("model", {}).get("vocab") or ()
-        added = [token["id"] for token in content.get("added_tokens") or ()]
-        found |= {"tokenizer": _sha256(kept), "tokens": max([len(vocabulary), *(place + 1 for place in added)])}
-    return found
-
-
-def _dtype(directory: Path) -> str | None:
-    """The most frequent type of the tensors in the first safetensors file, from its header alone."""
-    first = min(directory.glob("*.safetensors"), default=None)
-    header = files.safetensors_header(first) if first else {}
-    counts = Counter(str(tensor["dtype"]) for tensor in header.values())
-    return max(counts, key=counts.__getitem__, default=None)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ from align import interrupt, stages, tracking
 from align.configs import StageConfig
 from align.data import sources
 from align.errors import AlignError, Interrupted, UsageError
-from align.pipeline import beginning, handoff, identity
+from align.pipeline import beginning, contracts, handoff, identity
 from align.pipeline.planning import Plan, Source, Step, check, pin_of, placed, same_inputs
 from align.recipe import parse_reference
 from align.registry import Artifact, InputRecord, Registry
@@ -254,9 +254,9 @@ def _directories(step: Step, inputs: Mapping[str, Source], registry: Registry, w
     """
     found = {place: directory for place, s in inputs.items() if (directory := _directory(s, registry)) is not None}
     given = {
-        place: handoff.of_artifact(artifact)
+        place: contracts.of_artifact(artifact)
         if (artifact := inputs[place].artifact)
-        else handoff.of_directory(directory)
+        else contracts.of_directory(directory)
         for place, directory in found.items()
     }
     if problems := list(handoff.disagreements(step.config, given)):
@@ -275,9 +275,9 @@ def _with_base(artifact: Artifact, registry: Registry, parent: Path) -> Path:
         below = _downloaded(parsed.name, parsed.version)
     else:
         registry.check(base)
-        if problem := handoff.unlike_its_base(handoff.of_artifact(artifact), handoff.of_artifact(base)):
+        if problem := handoff.unlike_its_base(contracts.of_artifact(artifact), contracts.of_artifact(base)):
             raise UsageError(f"{artifact.reference} is only an adapter, for {base.reference}: {problem}")
-        below = _with_base(base, registry, parent) if handoff.of_artifact(base).adapter else base.path
+        below = _with_base(base, registry, parent) if contracts.of_artifact(base).adapter else base.path
     directory = parent / artifact.reference
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -287,11 +287,11 @@ def _with_base(artifact: Artifact, registry: Registry, parent: Path) -> Path:
     return directory
 
 
-def _contract(step: Step, inputs: Mapping[str, Source], workspace: Workspace) -> handoff.Contract:
+def _contract(step: Step, inputs: Mapping[str, Source], workspace: Workspace) -> contracts.Contract:
     """What the stage's output lets later stages know."""
-    found = handoff.of_directory(workspace.output)
+    found = contracts.of_directory(workspace.output)
     if found.adapter or (workspace.output / "adapter").is_dir():
-        found = replace(found, base=_record(inputs[handoff.TRAINED_FROM[step.kind]]).model_dump())
+        found = replace(found, base=_record(inputs[contracts.TRAINED_FROM[step.kind]]).model_dump())
     return found
 
 
