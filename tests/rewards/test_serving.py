@@ -25,6 +25,7 @@ import pytest
 import reward_models
 from align.errors import UsageError
 from align.rewards import serving
+from align.rewards.batcher import Batcher, Item
 from reward_models import RewardError
 
 TEXTS = [f"w{4 + n % 40} " * (1 + n % 7) for n in range(60)]
@@ -96,6 +97,7 @@ SLOW = """
 import logging
 import reward_models
 from align.rewards import serving
+from align.rewards.batcher import Batcher, Item
 
 logging.basicConfig(level="INFO", format="%(message)s")
 model = reward_models.load("rewards_for_tests:half_a_minute")
@@ -272,11 +274,11 @@ class Slow:
 
 def test_what_comes_in_while_the_model_is_busy_is_one_batch() -> None:
     async def scenario() -> list[Any]:
-        batcher = serving.Batcher(model, 10)  # not `checked`, so that other errors come out of it as well
+        batcher = Batcher(model, 10)  # not `checked`, so that other errors come out of it as well
         worker = asyncio.create_task(batcher.run())
 
         def asked(*texts: str) -> asyncio.Task[list[float]]:
-            items = [serving.Item(id=n, prompt="", response=text) for n, text in enumerate(texts)]
+            items = [Item(id=n, prompt="", response=text) for n, text in enumerate(texts)]
             return asyncio.create_task(batcher.score(items))
 
         first = asked("a")
