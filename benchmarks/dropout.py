@@ -1,0 +1,123 @@
+"""What the noise of dropout costs a training step on a CPU: torch's own against `align.modeling.dropout`.
+
+    python benchmarks/dropout.py          # writes results/dropout.json
+
+The two classifiers of dynahate.md with random weights, on random tokens as long as DynaHate's posts. The two kinds of
+dropout, and none, take turns, round after round, on the same batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+)
+
+from align.modeling.dropout import QuickDropout
+from align.modeling.load import set_dropout
+
+RESULTS = Path(__file__).parent / "results" / "dropout.json"
+LENGTHS = (12, 16, 16, 20, 24, 28, 33, 40, 56, 100)
+ROWS = 64
+
+
+def scratch(dropout: float) -> torch.nn.Module:
+    """4 layers, 256 wide."""
+    config = ModernBertConfig(
+        vocab_size=8000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=768,
+        max_position_embeddings=512, global_attn_every_n_layers=1, classifier_pooling="mean",
+        pad_token_id=0, bos_token_id=None, eos_token_id=1, cls_token_id=1, sep_token_id=1,
+    )  # fmt: skip
+    set_dropout(config, dropout)
+    return ModernBertForSequenceClassification._from_config(config, attn_implementation="eager")
+
+
+def encoder(dropout: float) -> torch.nn.Module:
+    """Of MiniLM-L6's shape, with adapters."""
+    config = BertConfig(
+        vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    set_dropout(config, dropout)
+    model = BertForSequenceClassification._from_config(config, attn_implementation="eager")
+    lora = LoraConfig(
+        task_type="SEQ_CLS", r=32, lora_alpha=64, target_modules="all-linear", modules_to_save=["classifier"]
+    )
+    return get_peft_model(model, lora)
+
+
+MODELS: dict[str, tuple[Callable[[float], torch.nn.Module], float]] = {
+    "from scratch, dropout .3": (scratch, 0.3),
+    "encoder with adapters, dropout .1": (encoder, 0.1),
+}
+SIDES: dict[str, tuple[bool, Callable[[], AbstractContextManager[Any]]]] = {
+    "torch": (True, nullcontext),
+    "align": (True, QuickDropout),
+    "no dropout": (False, nullcontext),
+}
+
+
+def seconds(model: torch.nn.Module, optimizer: torch.optim.Optimizer, within: AbstractContextManager[Any]) -> float:
+    """Of one training step for each of `LENGTHS`."""
+    drawn = torch.Generator().manual_seed(0)
+    started = time.perf_counter()
+    for length in LENGTHS:
+        ids = torch.randint(5, 8000, (ROWS, length), generator=drawn)
+        with within, torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            loss = cross_entropy(logits.float(), ids[:, 0] % 2)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    table = []
+    for name, (make, rate) in MODELS.items():
+        made = {}
+        for side, (drops, _) in SIDES.items():
+            torch.manual_seed(0)
+            model = make(rate if drops else 0.0).train()
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            made[side] = model, torch.optim.AdamW(trained, lr=1e-4, fused=True)
+        runs: dict[str, list[float]] = {side: [] for side in SIDES}
+        for turn, (side, (_, within)) in itertools.product(range(arguments.rounds + 1), SIDES.items()):
+            taken = seconds(*made[side], within())
+            if turn:  # the first one warms up
+                runs[side].append(taken)
+        table.append(
+            {
+                "model": name,
+                "milliseconds_per_step": {s: statistics.median(t) / len(LENGTHS) * 1000 for s, t in runs.items()},
+                "torch_over_align": statistics.median(a / b for a, b in zip(runs["torch"], runs["align"], strict=True)),
+                "runs": runs,
+            }
+        )
+        print(json.dumps({key: value for key, value in table[-1].items() if key != "runs"}), flush=True)
+    arguments.out.write_text(json.dumps({"threads": arguments.threads, "table": table}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
