@@ -28,7 +28,7 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
-from align.modeling.dropout import QuickDropout
+from align.modeling.dropout import quick_dropout
 from align.modeling.load import set_dropout
 
 RESULTS = Path(__file__).parent / "results" / "dropout.json"
@@ -66,7 +66,7 @@ MODELS: dict[str, tuple[Callable[[float], torch.nn.Module], float]] = {
 }
 SIDES: dict[str, tuple[bool, Callable[[], AbstractContextManager[Any]]]] = {
     "torch": (True, nullcontext),
-    "align": (True, QuickDropout),
+    "align": (True, quick_dropout),
     "no dropout": (False, nullcontext),
 }
 
@@ -89,7 +89,7 @@ def seconds(model: torch.nn.Module, optimizer: torch.optim.Optimizer, within: Ab
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()

@@ -178,10 +178,10 @@ class Endpoint:
                     content = answer.read(LARGEST_ANSWER + 1)
                     if answer.length and len(content) <= LARGEST_ANSWER:
                         raise ConnectionError(f"the answer ended {answer.length} bytes before its end")
-                except ConnectionError:
+                except (ConnectionError, http.client.HTTPException):
                     if answer.status == 200:
                         raise
-                    content = b"(its message was cut off)"  # A refusal is one without its reason, too.
+                    content = b"(its message was cut off)"  # A refusal is a refusal, even without its reason.
         except (OSError, http.client.HTTPException) as error:
             why = f"no answer within {self._timeout:g} s" if overdue.is_set() else f"{type(error).__name__}: {error}"
             raise _TryAgainError(why) from error

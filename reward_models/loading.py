@@ -64,8 +64,8 @@ def located(spec: Spec, directories: Mapping[str, Path]) -> Spec:
         if isinstance(spec.get("model"), str) and spec["model"] in directories:
             return {"name": _shown(spec["model"]), **spec, "model": directories[spec["model"]]}
         return rebuilt(spec, lambda inner: located(inner, directories))
-    if str(spec) in directories:
-        return {"name": _shown(str(spec)), "model": directories[str(spec)]}
+    if isinstance(spec, str) and spec in directories:
+        return {"name": _shown(spec), "model": directories[spec]}
     return spec
 
 

@@ -164,6 +164,12 @@ def test_everything_wrong_is_said_at_once_with_its_line(problems: Problems) -> N
         ),
         ("reward: toxicity", "reward: {modle: toxicity}", "this has modle; did you mean `model`?"),
         ("reward: toxicity", "reward: {combine: mean}", "stages.ppo.reward: `combine:` needs `of:`, a list of rewards"),
+        ("reward: toxicity", "reward: {model: [rules]}", "stages.ppo.reward.model: a reward is a name or a mapping"),
+        (
+            "reward: toxicity",
+            "reward: {combine: mean, of: [toxicity, 3]}",
+            "ppo.reward.of.1: a reward is a name or a",
+        ),
         ("policy: sft", "policy: org/gpt", "for the Hugging Face Hub write hub:org/gpt"),
         ("policy: sft", "policy: ./gpt", "for a directory write path:./gpt"),
         ("policy: sft", "policy: 'registry:@v1'", "names no artifact: write registry:name@v1"),

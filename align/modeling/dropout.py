@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+_of_torch = functional.dropout
 
 
-class QuickDropout(TorchFunctionMode):
+@contextmanager
+def quick_dropout() -> Iterator[None]:
     """Within it, `torch.nn.functional.dropout`, and with it every `nn.Dropout`, is `dropout` below.
 
     Torch draws the noise of a dropout on most CPUs one number at a time, in double precision. That was nearly half of
-    a small classifier's training step (`benchmarks/dynahate.md`).
+    a small classifier's training step (`benchmarks/dynahate.md`). The function itself is replaced, as a backward pass
+    that computes activations again (gradient checkpointing) has to draw as the forward pass did, and looks it up again.
+    Fused attention (`sdpa`) has noise of its own.
     """
-
-    def __torch_function__(
-        self, function: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Call `function`, or what stands for it."""
-        return (dropout if function is functional.dropout else function)(*args, **(kwargs or {}))
+    functional.dropout = dropout
+    try:
+        yield
+    finally:
+        functional.dropout = _of_torch
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -31,10 +34,11 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     On a CPU it draws 16 bits for each from torch's generator, which makes `p` a multiple of 1/65,536; elsewhere, and
     where there is nothing to draw, it is torch's own.
     """
-    draws = training and 0 < p < 1 and input.device.type == "cpu" and input.is_floating_point() and not inplace
-    if not draws:
-        return functional.dropout(input, p, training, inplace)
+    dropped = round(p * 2**16)  # of as many values as 16 bits have
+    draws = training and 0 < dropped < 2**16 and input.device.type == "cpu" and input.is_floating_point()
+    if not draws or inplace:
+        return _of_torch(input, p, training, inplace)
     four_at_once = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     drawn = four_at_once.view(torch.int16)[: input.numel()].view(input.shape)
-    kept = drawn >= round(p * 2**16) - 2**15
+    kept = drawn >= dropped - 2**15
     return input * kept.to(input.dtype).mul_(1 / (1 - p))

@@ -29,7 +29,7 @@ from align import interrupt
 from align.configs.base import TrainConfig
 from align.errors import AlignError, UsageError
 from align.modeling.checkpoints import intact, mark_complete, newest_complete_checkpoint, step_of
-from align.modeling.dropout import QuickDropout
+from align.modeling.dropout import quick_dropout
 from align.progress import Advance, track
 from align.tracking import Tracker
 from align.workspace import Workspace
@@ -107,7 +107,7 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
         torch._dynamo.config.suppress_errors = True  # What cannot be compiled runs as it is, with a warning.
     trainer.remove_callback(PrinterCallback)  # It prints to stdout, which belongs to results.
     quickly = trainer.args.device.type == "cpu" and not trainer.args.torch_compile  # which draws in a way of its own
-    with ExitStack() as shown, QuickDropout() if quickly else nullcontext():
+    with ExitStack() as shown, quick_dropout() if quickly else nullcontext():
         begun_at = step_of(checkpoint) if checkpoint else 0
         trainer.add_callback(_Companion(description, begun_at, tracker, shown, needs))
         try:

@@ -72,7 +72,7 @@ def problems(stages: Mapping[str, StageConfig], names: Sequence[str]) -> Iterato
                 yield ("stages", stage, *(int(key) if key.isdigit() else key for key in place.split("."))), message
         for key in REWARD_KEYS.get(config.kind, ()):
             for keys, spec in nesting.walk(getattr(config, key)):
-                if message := _shape_problem(spec):
+                if (spec is not None or keys) and (message := _shape_problem(spec)):
                     yield ("stages", stage, key, *keys), message
         for index, name in enumerate(config.after):
             if name == stage or name not in names:
@@ -118,8 +118,10 @@ def _problem(
 
 def _shape_problem(spec: object) -> str | None:
     """What is wrong with the shape of a reward: a mapping has `model:`, or `combine:` and a list `of:` more."""
-    if not isinstance(spec, dict):
+    if isinstance(spec, str):
         return None
+    if not isinstance(spec, dict):
+        return f"a reward is a name or a mapping, not {spec!r}"
     if ("model" in spec) == ("combine" in spec):
         near = next((hint for key in spec if (hint := suggest(key, ("model", "combine")))), "")
         return f"a reward is given by `model:` or by `combine:`, but this has {', '.join(spec) or 'nothing'}{near}"

@@ -91,6 +91,11 @@ def test_without_more_said_a_server_has_some_seconds_to_come_back(slept):
         (lambda h, a, n: h.answer(b"{", promised=9), "ended 8 bytes before its end", 3),
         (lambda h, a, n: h.answer(b"no", 403), "answered 403 Forbidden", 1),
         (lambda h, a, n: h.answer(b"", 413, promised=50), "answered 413 Request Entity Too Large", 1),
+        (
+            lambda h, a, n: h.wfile.write(b"HTTP/1.1 413 Too Much\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nbe"),
+            "answered 413 Too Much: '(its message was cut off)'",
+            1,
+        ),
         (lambda h, a, n: h.answer(b"", 302, Location="http://example.org/"), "redirects to 'http://example", 1),
         (lambda h, a, n: h.answer(b"<html>Welcome"), "did not answer with JSON, but '<html>Welcome'", 1),
         (lambda h, a, n: h.answer([1.0, 2.0]), "must answer", 1),
