@@ -71,13 +71,15 @@ SIDES: dict[str, tuple[bool, Callable[[], AbstractContextManager[Any]]]] = {
 }
 
 
-def seconds(model: torch.nn.Module, optimizer: torch.optim.Optimizer, within: AbstractContextManager[Any]) -> float:
+def seconds(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, within: Callable[[], AbstractContextManager[Any]]
+) -> float:
     """Of one training step for each of `LENGTHS`."""
     drawn = torch.Generator().manual_seed(0)
     started = time.perf_counter()
     for length in LENGTHS:
         ids = torch.randint(5, 8000, (ROWS, length), generator=drawn)
-        with within, torch.autocast("cpu", torch.bfloat16):
+        with within(), torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
             loss = cross_entropy(logits.float(), ids[:, 0] % 2)
         loss.backward()
@@ -104,7 +106,7 @@ def main() -> None:
             made[side] = model, torch.optim.AdamW(trained, lr=1e-4, fused=True)
         runs: dict[str, list[float]] = {side: [] for side in SIDES}
         for turn, (side, (_, within)) in itertools.product(range(arguments.rounds + 1), SIDES.items()):
-            taken = seconds(*made[side], within())
+            taken = seconds(*made[side], within)
             if turn:  # the first one warms up
                 runs[side].append(taken)
         table.append(
