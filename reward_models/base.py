@@ -6,14 +6,20 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from reward_models.calling import Scorer, taking_references
+from reward_models.isolation import contained
+
 DECLARATION = "reward_model.json"
 """The file beside a model's weights that says what its number means."""
+
+LARGEST = 3.4028234663852886e38
+"""The largest score, of either sign: that of float32, in which training keeps them."""
 
 
 class RewardError(ValueError):
@@ -46,10 +52,6 @@ class RewardModel(Protocol):
         and `digest`, by which a changed model is known. What there is none of may be left out."""
 
 
-Scorer = Callable[..., Sequence[float]]
-"""A plain function `(prompts, responses)` or `(prompts, responses, references)`."""
-
-
 class CheckedModel:
     """A reward model whose every answer is checked. `checked` and `load` return this.
 
@@ -64,25 +66,36 @@ class CheckedModel:
     ) -> None:
         if isinstance(model, type):
             raise RewardError(f"{model.__qualname__} is a class: pass an instance, {model.__qualname__}()")
-        score = getattr(model, "score", model)
+        self.name = name or type(model).__name__  # until it says its own
+        self._model = model
+        self._components: dict[str, list[float]] = {}
+        with self._asked("a look at its attributes"):
+            score = getattr(model, "score", model)
+            own_name = getattr(model, "name", None) or getattr(model, "__name__", None)
+            self.batch_size: int | None = getattr(model, "batch_size", None)
+            self.needs_references = bool(getattr(model, "needs_references", False))
+        self.name = str(name or (own_name if isinstance(own_name, str) else self.name))
+        if hasattr(score, "forward") and hasattr(score, "state_dict"):  # a head of that name, or the whole
+            raise RewardError(
+                f"reward model {self.name} is a module of torch, which reads tokens: save it and its tokenizer with "
+                "save_pretrained, and name the directory"
+            )
         if not callable(score):
             raise RewardError(
                 f"{model!r} is not a reward model: it needs score(prompts, responses, references=None), "
                 "or must itself be such a function"
             )
-        self._model = model
-        self._score = _taking_references(score)
-        self._components: dict[str, list[float]] = {}
-        self.name = str(name or getattr(model, "name", None) or getattr(model, "__name__", type(model).__name__))
-        self.batch_size: int | None = getattr(model, "batch_size", None)
+        try:
+            self._score = taking_references(score)
+        except ValueError as error:
+            raise RewardError(f"reward model {self.name}: {error}") from error
         if self.batch_size is not None and (type(self.batch_size) is not int or self.batch_size < 1):
             raise RewardError(
                 f"reward model {self.name}: batch_size must be a whole number above 0, not {_shown(self.batch_size)}"
             )
-        self.needs_references = bool(getattr(model, "needs_references", False))
         if probes is None:
             with self._asked("probes()"):
-                probes = getattr(model, "probes", list)()
+                probes = _said(getattr(model, "probes", ()))
         self._probes = _pairs(self.name, probes)
         self._description = self._described()
 
@@ -140,21 +153,21 @@ class CheckedModel:
     def _scored(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None
     ) -> list[float]:
+        expected = len(responses)  # now: the model may change the list that it is given
         with self._asked("score()"):
             scores = self._score(prompts, responses, references)
+            finite = _validated(scores, expected, f"reward model {self.name}")
         with self._asked("components()"):
-            components = dict(getattr(self._model, "components", dict)())
-        finite = _validated(scores, len(responses), f"reward model {self.name}")
-        for part, values in components.items():
-            said = _validated(values, len(responses), self._part(part))
-            self._components.setdefault(part, []).extend(said)
+            for part, values in dict(getattr(self._model, "components", dict)()).items():
+                said = _validated(values, expected, self._part(part))
+                self._components.setdefault(part, []).extend(said)
         return finite
 
     def _described(self) -> dict[str, Any]:
         described: Any = {"kind": "function", "digest": _source_digest(self._model)}
         if describe := getattr(self._model, "describe", None):
             with self._asked("describe()"):
-                described = describe()
+                described = _said(describe)
         if not isinstance(described, Mapping):
             raise RewardError(f"reward model {self.name}: describe() must return a dict, not {_shown(described)}")
         try:
@@ -171,11 +184,13 @@ class CheckedModel:
 
     @contextmanager
     def _asked(self, what: str) -> Iterator[None]:
+        """Around the model's own code: what it raises becomes an error with its name, and torch's settings stay."""
         try:
-            yield
-        except RewardError:
+            with contained(f"reward model {self.name}"):
+                yield
+        except (RewardError, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # such as SystemExit, or the CancelledError of a client within
             raise RewardError(f"reward model {self.name}: {what} failed: {type(error).__name__}: {error}") from error
 
     def _part(self, name: str) -> str:
@@ -220,41 +235,14 @@ def _validated(scores: Any, expected: int, whose: str) -> list[float]:
     for number, value in enumerate(scores, start=1):
         if not is_number(value):
             raise RewardError(f"{whose}: score {number} of {expected} is {_shown(value)}, not a finite number")
+        if abs(value) > LARGEST:
+            raise RewardError(f"{whose}: score {number} of {expected} is {value:.3g}, beyond float32's {LARGEST:.3g}")
     return [float(value) for value in scores]
 
 
-def _taking_references(score: Scorer) -> Scorer:
-    """`score`, given references too: by their name, as a third argument that it requires, or not at all. An optional
-    one of another name is an option of its own. What calls its parameters `prompts` and `responses` may have them in
-    any order."""
-    try:
-        signature = inspect.signature(score)
-        takes = signature.parameters
-        positional = [name for name, parameter in takes.items() if parameter.kind is not parameter.KEYWORD_ONLY]
-        if {"prompts", "responses"} <= takes.keys() and positional[:2] != ["prompts", "responses"]:
-            return _by_keyword(score, "references" in takes)
-        named = takes.get("references")
-        by_name = named is not None and named.kind is not named.POSITIONAL_ONLY
-        any_name = named is None and any(one.kind is one.VAR_KEYWORD for one in takes.values())
-        if by_name or any_name:
-            return lambda prompts, responses, references: score(prompts, responses, references=references)
-        signature.bind([], [], None)
-        third = [*takes.values()][2:3]
-        if named is None and third and third[0].default is not third[0].empty:
-            return lambda prompts, responses, references: score(prompts, responses)
-    except TypeError:
-        return lambda prompts, responses, references: score(prompts, responses)
-    except ValueError:  # written in C, without a signature
-        pass
-    return score
-
-
-def _by_keyword(score: Scorer, references_too: bool) -> Scorer:
-    def called(prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None) -> Any:
-        more = {"references": references} if references_too else {}
-        return score(prompts=prompts, responses=responses, **more)
-
-    return called
+def _said(attribute: Any) -> Any:
+    """Of a method what it returns; of a plain attribute itself."""
+    return attribute() if callable(attribute) else attribute
 
 
 def _shown(value: Any) -> str:
@@ -263,7 +251,8 @@ def _shown(value: Any) -> str:
 
 def _pairs(name: str, probes: Any) -> list[tuple[str, str]]:
     if not isinstance(probes, Sequence) or not all(
-        isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in probes
+        isinstance(pair, Sequence) and not isinstance(pair, str) and [type(text) for text in pair] == [str, str]
+        for pair in probes
     ):
         raise RewardError(f"reward model {name}: probes must be pairs of texts, [better response, worse response]")
     return [(better, worse) for better, worse in probes]

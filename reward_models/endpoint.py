@@ -27,7 +27,8 @@ _LONGEST_WAIT = 86_400.0
 _FIRST_PAUSE = 0.2
 """Seconds before the first repetition; each further one waits twice as long."""
 _LONGEST_PAUSE = 30.0
-"""Seconds that a server may ask to wait."""
+"""Seconds before any repetition, also where a server asks for more."""
+_MOST_RETRIES = 100
 
 
 class _TryAgainError(Exception):
@@ -82,8 +83,10 @@ class Endpoint:
             raise RewardError(f"the address of reward model {parts.hostname} must not hold a name or password")
         if not isinstance(allow_remote, bool):
             raise RewardError(f"reward model {address}: allow_remote must be true or false, not {allow_remote!r}")
-        if type(retries) is not int or retries < 0:
-            raise RewardError(f"reward model {address}: retries must be a whole number from 0 on, not {retries!r}")
+        if type(retries) is not int or not 0 <= retries <= _MOST_RETRIES:
+            raise RewardError(
+                f"reward model {address}: retries must be a whole number from 0 to {_MOST_RETRIES}, not {retries!r}"
+            )
         waits = {"connect_timeout": connect_timeout, "read_timeout": read_timeout, "timeout": timeout}
         for option, seconds in waits.items():
             if not is_number(seconds) or not 0 < seconds <= _LONGEST_WAIT:
@@ -128,7 +131,7 @@ class Endpoint:
                 return self._post(self._path + path, body, headers)
             except _TryAgainError as error:
                 problem = error
-                if attempt < self._retries and self._given_up.wait(max(error.after, _FIRST_PAUSE * 2**attempt)):
+                if attempt < self._retries and self._given_up.wait(_pause(attempt, error.after)):
                     break
         tries = "once" if self._retries == 0 else f"{self._retries + 1} times"
         why = self._without_key(str(problem))
@@ -258,6 +261,11 @@ def _cut_off(sock: socket.socket, seconds: float, overdue: threading.Event) -> I
         yield
     finally:
         timer.cancel()
+
+
+def _pause(attempt: int, asked_for: float) -> float:
+    """Seconds after so many failures, counted from 0."""
+    return max(asked_for, min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE))
 
 
 def _secret(address: str, variable: str | None) -> str | None:

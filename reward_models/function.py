@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.base import CheckedModel, RewardError, checked
+from reward_models.isolation import contained
 
 
-def load_attribute(place: str, **options: Any) -> CheckedModel:
+def load_attribute(place: str, /, **options: Any) -> CheckedModel:
     """The function, class or object at `module:attribute`; a class is called with `options`.
 
     Modules of the current directory are found too, as with `python -m`.
@@ -26,11 +27,12 @@ def load_attribute(place: str, **options: Any) -> CheckedModel:
     return _ready(target, place, options)
 
 
-def load_entry_point(entry: EntryPoint, **options: Any) -> CheckedModel:
+def load_entry_point(entry: EntryPoint, /, **options: Any) -> CheckedModel:
     """What an installed package offers under a name."""
     package = entry.dist.name if entry.dist else "an installed package"
     try:
-        target = entry.load()
+        with contained(f"reward model {entry.name} of {package}"):
+            target = entry.load()
     except (Exception, SystemExit) as error:
         raise RewardError(
             f"reward model {entry.name} of {package} does not import: {entry.value}: {type(error).__name__}: {error}"
@@ -41,7 +43,8 @@ def load_entry_point(entry: EntryPoint, **options: Any) -> CheckedModel:
 def _ready(target: Any, place: str, options: dict[str, Any]) -> CheckedModel:
     if inspect.isclass(target):
         try:
-            target = target(**options)
+            with contained(f"reward model {place}"):
+                target = target(**options)
         except (Exception, SystemExit) as error:
             raise RewardError(f"{place} could not be made: {type(error).__name__}: {error}") from error
     elif options:
@@ -54,6 +57,7 @@ def _module(name: str, place: str) -> Any:
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
     try:
-        return importlib.import_module(name)
+        with contained(f"reward model {place}"):
+            return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise RewardError(f"{place}: cannot import {name}: {type(error).__name__}: {error}") from error

@@ -8,7 +8,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from reward_models.base import CheckedModel, RewardError, RewardModel, Scorer, checked
+from reward_models.base import CheckedModel, RewardError, RewardModel, checked
+from reward_models.calling import Scorer
 from reward_models.nesting import rebuilt
 
 Spec = str | Path | Mapping[str, Any] | Scorer | RewardModel
@@ -36,7 +37,7 @@ def builtin_names() -> frozenset[str]:
     return frozenset([*BUILTIN, *plugins()])
 
 
-def load(spec: Spec, **options: Any) -> CheckedModel:
+def load(spec: Spec, /, **options: Any) -> CheckedModel:
     """The reward model that `spec` describes, with its scores checked.
 
     Args:
@@ -112,9 +113,12 @@ def _load_named(place: str, options: dict[str, Any], name: str | None) -> Any:
         from reward_models.endpoint import shown_address
         from reward_models.remote import Remote
 
+        _refuse(options, "address", place)
         return _made(shown_address(place), Remote, {"address": place, **options})
     if place.startswith("hub:"):
         repository, _, revision = place.removeprefix("hub:").partition("@")
+        if revision:
+            _refuse(options, "revision", place)
         return _trained(repository, {"revision": revision or None, **options}, name or place)
     if entry := plugins().get(place):
         from reward_models.function import load_entry_point
@@ -148,10 +152,16 @@ def _shown(name: str) -> str:
     return Path(name.removeprefix("path:")).name if name.startswith("path:") else name
 
 
+def _refuse(options: Mapping[str, Any], taken: str, place: str) -> None:
+    if taken in options:
+        raise RewardError(f"reward model {_shown(place)}: `{taken}:` is said by its name already; remove it")
+
+
 def _trained(source: str, options: dict[str, Any], name: str) -> Any:
     from reward_models.classifier import Classifier, declaration
     from reward_models.preference import Preference, is_preference
 
+    _refuse(options, "source", name)
     revision = options.get("revision")
     given = {key: value for key, value in options.items() if value is not None}
     said = {**declaration(source, name, revision), **given}

@@ -31,6 +31,8 @@ ORDER_TOLERANCE = 0.1
 """Share of the scores' spread by which one may differ when asked for again: rounding in few bits, no more."""
 ROWS = 4
 """Responses that checks of single responses look at."""
+ORDER_ROWS = 8
+"""Responses that a reward is asked for again."""
 
 
 def check(
@@ -127,11 +129,16 @@ def check_polarity(reward: CheckedModel) -> None:
 
 
 def check_order(reward: CheckedModel, rollout: Rollout) -> None:
-    """Raise an `AlignError` where a reward, asked again for a few responses in another order, says otherwise."""
+    """Raise an `AlignError` where a reward, asked again for a few responses in another order, says otherwise.
+
+    They stand all over the batch, its ends included: some that sort by length forget to put only the rest back.
+    """
     spread = float(rollout.scores.max() - rollout.scores.min())
-    some = slice(min(ROWS, len(rollout.prompts)) - 1, None, -1)
-    again = ranks.first(lambda: scored(reward, rollout.prompts[some], rollout.responses[some]), RewardError)
-    before = rollout.scores[: len(again)].tolist()[::-1]
+    count = len(rollout.prompts)
+    some = torch.linspace(count - 1, 0, min(ORDER_ROWS, count)).round().long().tolist()
+    prompts, responses = ([column[row] for row in some] for column in (rollout.prompts, rollout.responses))
+    again = ranks.first(lambda: scored(reward, prompts, responses), RewardError)
+    before = rollout.scores[some].tolist()
     largest = max(map(abs, [*before, 1.0]))  # the rollout keeps float32, and a spread may be of its rounding alone
     tolerance = max(ORDER_TOLERANCE * spread, TOLERANCE * largest)
     if any(abs(one - other) > tolerance for one, other in zip(again, before, strict=True)):

@@ -135,6 +135,16 @@ def reward_drawn(make: Callable[..., PPOTrainer]) -> PPOTrainer:
     return ppo
 
 
+def reward_mixed_up_further_back(make: Callable[..., PPOTrainer]) -> PPOTrainer:
+    def score(prompts: list[str], responses: list[str]) -> list[float]:
+        found = [float(sum(map(ord, response))) for response in responses]
+        return found[:4] + found[:3:-1]
+
+    ppo = make()
+    ppo.reward = preflight.CheckedModel(score, "mixer")
+    return ppo
+
+
 FAULTS = {
     "kl-zero": reference_moved,
     "ratio-one": dropout_on,
@@ -148,6 +158,7 @@ FAULTS = {
     "reward-polarity: probed scores the better": judge_upside_down,
     "reward-order: sorter": reward_sorted,
     "reward-order: gambler": reward_drawn,
+    "reward-order: mixer": reward_mixed_up_further_back,
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import subprocess
@@ -85,6 +86,70 @@ def test_references_reach_the_parameter_of_their_name():
     assert checked(keyword_only).score(["p"], ["r"]) == [0.0]
 
 
+def test_responses_are_known_by_their_name():
+    def swapped(responses, prompts):
+        return by_length(prompts, responses)
+
+    def as_in_trl(completions, **kwargs):
+        return by_length(kwargs["prompts"], completions)
+
+    def alone(responses):
+        return by_length([], responses)
+
+    for scorer in (swapped, as_in_trl, alone, lambda prompts, completions: by_length(prompts, completions)):
+        assert checked(scorer).score(["prompt"], ["r"]) == [1.0]
+    with pytest.raises(RewardError, match="its first parameter is called response, but prompts come first"):
+        checked(lambda response, prompt: [1.0])
+
+
+def test_what_a_model_may_say_of_itself_without_a_method():
+    class Own:
+        probes = [("good", "bad")]
+        describe = {"kind": "own", "range": [0, 1]}
+
+        def name(self):
+            return "not a name"
+
+        def score(self, prompts, responses, references=None):
+            return [0.5] * len(responses)
+
+    model = checked(Own())
+    assert (model.name, model.probes(), model.describe()["range"]) == ("Own", [("good", "bad")], [0, 1])
+
+
+def test_a_model_may_not_change_what_it_is_counted_by():
+    def emptying(prompts, responses):
+        return [float(len(responses.pop())) for _ in range(2)]
+
+    assert checked(emptying).score(["p", "p"], ["ab", "c"]) == [1.0, 2.0]
+    with pytest.raises(RewardError, match="returned 2 scores for 3 responses"):
+        checked(emptying).score(["p"] * 3, ["ab", "c", "d"])
+
+
+def test_whatever_is_raised_bears_the_name():
+    class Lazy:
+        def tolist(self):
+            raise RuntimeError("no data")
+
+    def cancelled(prompts, responses):
+        raise asyncio.CancelledError
+
+    for scorer, message in (
+        (cancelled, "CancelledError"),
+        (lambda prompts, responses: Lazy(), "RuntimeError: no data"),
+    ):
+        with pytest.raises(RewardError, match=message):
+            checked(scorer, "mine").score(["p"], ["r"])
+
+
+def test_a_module_of_torch_is_no_reward_model():
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    model = GPT2ForSequenceClassification(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9, pad_token_id=0))
+    with pytest.raises(RewardError, match="which reads tokens: save it and its tokenizer"):
+        checked(model)
+
+
 def test_arrays_are_numbers_too():
     numpy = pytest.importorskip("numpy")
     assert checked(lambda p, r: numpy.ones(len(r), dtype=numpy.float32)).score(["p"], ["r"]) == [1.0]
@@ -97,6 +162,7 @@ def test_arrays_are_numbers_too():
         ([1.0, None], "score 2 of 2 is None"),
         ([math.nan, 1.0], "score 1 of 2 is nan"),
         ([1.0, -math.inf], "score 2 of 2 is -inf"),
+        ([1.0, -1e39], "score 2 of 2 is -1e+39, beyond float32's 3.4e+38"),
         ([1.0, "2"], "score 2 of 2 is '2'"),
         ([1.0, True], "score 2 of 2 is True"),
         ([1.0, [2.0]], "score 2 of 2 is of type list"),
@@ -235,7 +301,12 @@ def raising(error):
         ("describe", lambda self: {"range": ["0", "1"]}, "not ['0', '1']"),
         ("describe", lambda self: {"range": [1, 0]}, "not [1, 0]"),
         ("describe", lambda self: {"range": [None, True]}, "each a number or None, not [None, True]"),
-        ("probes", [("good", "bad")], "reward model own: probes() failed: TypeError: 'list' object is not callable"),
+        ("probes", ["ab", "cd"], "reward model own: probes must be pairs"),
+        (
+            "batch_size",
+            property(raising(OSError("gone"))),
+            "reward model Own: a look at its attributes failed: OSError",
+        ),
         ("probes", raising(OSError("gone")), "reward model own: probes() failed: OSError: gone"),
         ("probes", lambda self: [("good",)], "reward model own: probes must be pairs"),
     ],
