@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import cached_file
 
 from reward_models import first_token, pretrained
 from reward_models.base import DECLARATION, RewardError, is_number
@@ -65,6 +64,7 @@ class Classifier:
         self._probes = probes
         self._pads = True
         self._pad_token_id = _pad_token_id(name, model, tokenizer)
+        self._segments = _segments(tokenizer)
         if input == "chat" and not tokenizer.chat_template:
             raise RewardError(f"reward model {name}: input is chat, but its tokenizer has no chat template")
         # What must be read at the end of the text must not be cut off: a long dialogue loses its beginning instead.
@@ -243,7 +243,13 @@ class Classifier:
         ids = torch.tensor([[*row, *[self._pad_token_id] * (longest - len(row))] for row in rows], device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
         mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
-        logits: torch.Tensor = self._model(input_ids=ids, attention_mask=mask).logits
+        segments = {}
+        if self._segments:
+            of_rows = torch.zeros_like(ids)
+            for token, segment in self._segments.items():
+                of_rows[ids == token] = segment
+            segments = {"token_type_ids": of_rows}
+        logits: torch.Tensor = self._model(input_ids=ids, attention_mask=mask, **segments).logits
         return logits
 
 
@@ -258,15 +264,9 @@ def declaration(source: str, name: str, revision: str | None) -> dict[str, Any]:
     Raises:
         RewardError: it cannot be read, or holds what it may not.
     """
+    path = pretrained.file_if_there(source, DECLARATION, name, revision)
     try:
-        path = cached_file(
-            source,
-            DECLARATION,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        declared = json.loads(Path(path).read_text(encoding="utf-8-sig")) if path else {}
+        declared = json.loads(path.read_text(encoding="utf-8-sig")) if path else {}
     except (OSError, ValueError) as error:
         raise RewardError(f"reward model {name}: cannot read its {DECLARATION}: {error}") from error
     unknown = set(declared) - set(_DECLARABLE) if isinstance(declared, dict) else {repr(declared)}
@@ -297,9 +297,9 @@ def _reads_alike(name: str, config: Any, declared: Mapping[str, Any], asked: Map
         return False
 
 
-def _max_length(name: str, model: Any, tokenizer: Any, wanted: int | None) -> int:
+def most_tokens(model: Any, tokenizer: Any) -> int:
     """Tokens that the model can read: RoBERTa and its kin start counting positions after the padding token's id."""
-    limit = tokenizer.model_max_length
+    limit: int = tokenizer.model_max_length
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         first = max(
@@ -311,16 +311,31 @@ def _max_length(name: str, model: Any, tokenizer: Any, wanted: int | None) -> in
             default=0,
         )
         limit = min(limit, positions - first)
+    return limit
+
+
+def _max_length(name: str, model: Any, tokenizer: Any, wanted: int | None) -> int:
+    limit = most_tokens(model, tokenizer)
     if wanted is not None and wanted > limit:
         raise RewardError(f"reward model {name} reads at most {limit} tokens: max_length {wanted} is too long")
     return int(min(limit, _DEFAULT_MAX_LENGTH) if wanted is None else wanted)
+
+
+def _segments(tokenizer: Any) -> dict[int, int]:
+    """Tokens that are of another segment than the text is, and which: XLNet's and Funnel's `<cls>`."""
+    if "token_type_ids" not in tokenizer.model_input_names:
+        return {}
+    encoded = tokenizer("No.", return_token_type_ids=True)
+    ids, segments = encoded["input_ids"], encoded["token_type_ids"]
+    return {token: segment for token, segment in zip(ids, segments, strict=True) if segment}
 
 
 def _pad_token_id(name: str, model: Any, tokenizer: Any) -> int:
     """What fills up short rows. Decoder-only classifiers find the end of a text by it, so the model must know it."""
     config = model.config.get_text_config()  # of models that read pictures as well; of others, the config itself
     candidates = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
-    pad_token_id = next((candidate for candidate in candidates if candidate is not None), None)
+    known = range(model.get_input_embeddings().weight.shape[0])  # some configs say -1 for none
+    pad_token_id = next((candidate for candidate in candidates if candidate in known), None)
     if pad_token_id is None:
         raise RewardError(f"reward model {name}: its tokenizer has neither a padding nor an end-of-text token")
     config.pad_token_id = pad_token_id

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.constants import is_offline_mode
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file, logging
 
@@ -36,6 +39,11 @@ def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
         if not isinstance(error, OSError | ValueError):
             what = f"its files are damaged or incomplete, make or fetch it again: {type(error).__name__}: {error}"
         raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {what}") from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise RewardError(
+            f"reward model {name} is an adapter, whose base model lies elsewhere and may change: merge the two "
+            "(merge_and_unload), and name the directory that save_pretrained writes then"
+        )
     try:
         with _quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
@@ -58,6 +66,33 @@ def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
             f"{', '.join(sorted(report['missing_keys'])[:3])}. Train one with a stage of kind `reward`, or name another"
         )
     return model, tokenizer
+
+
+def file_if_there(source: str, file: str, name: str, revision: str | None) -> Path | None:
+    """A file of a directory or of a Hub repository; None where there is none.
+
+    Raises:
+        RewardError: it is not known whether there is one, as the Hub cannot be asked.
+    """
+    if Path(source).is_dir():
+        path = Path(source) / file
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(source, file, revision=revision))
+    except LocalEntryNotFoundError as error:  # which is an EntryNotFoundError too
+        cached = [try_to_load_from_cache(source, one, revision=revision) for one in (file, "config.json")]
+        nothing_is = is_offline_mode() and cached[1] is None  # and loading says that better
+        if cached[0] is None and not nothing_is:
+            raise RewardError(
+                f"reward model {name}: the Hub cannot be asked whether there is a {file}, which may turn the meaning "
+                f"of its scores: {error}. `hf download {source} {file}` where the Hub is in reach settles it, also if "
+                "there is none"
+            ) from error
+        return None
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError):  # no such repository, or no access: loading says why
+        return None
 
 
 def moved(name: str, model: Any, device: str) -> Any:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from align.errors import UsageError
 from align.modeling.trunk import unwrapped
 from reward_models import CheckedModel, RewardError, checked
-from reward_models.classifier import Classifier
+from reward_models.classifier import Classifier, most_tokens
 from reward_models.reading import Reading
 
 
@@ -46,14 +46,13 @@ def as_reward(model: Any, tokenizer: PreTrainedTokenizerBase) -> CheckedModel:
         )
     # Every text ends with EOS, so that any other token can fill up short rows: the script's may have no embedding.
     inner.config.pad_token_id = 0 if tokenizer.eos_token_id != 0 else 1
-    longest = getattr(inner.config, "max_position_embeddings", None) or tokenizer.model_max_length
     classifier = Classifier(
         name,
         model,
         copy.deepcopy(tokenizer),
         Reading(label="reward", index=0, transform="logit", sign=1, independent=True),
         input="prompt_and_response",
-        max_length=min(longest, tokenizer.model_max_length),
+        max_length=most_tokens(inner, tokenizer),
         append_eos=True,
     )
     return checked(classifier)

@@ -243,7 +243,7 @@ class _Trainer(GroupedByLength, Trainer):  # type: ignore[misc]
 
 def _class_weights(config: RewardConfig, counts: Counter[str], rows: int, labels: Sequence[str], multi: bool) -> Tensor:
     """One weight per label. Balanced ones make each label's rows weigh the same in sum, and 1 on average; of labels
-    that may hold together, they make the rows with a label weigh as much as those without."""
+    that may hold together, they make the rows with a label weigh as much as those without, if there are both."""
     given = config.class_weights
     if given == "none":
         return torch.ones(len(labels))
@@ -252,5 +252,6 @@ def _class_weights(config: RewardConfig, counts: Counter[str], rows: int, labels
             raise UsageError(f"class_weights names {', '.join(given)}, but the labels are {', '.join(labels)}")
         return torch.tensor([given[label] for label in labels])
     if multi:
-        return torch.tensor([(rows - counts[label]) / max(counts[label], 1) for label in labels])
+        having = [counts[label] for label in labels]
+        return torch.tensor([(rows - count) / count if 0 < count < rows else 1.0 for count in having])
     return torch.tensor([rows / (len(labels) * counts[label]) for label in labels])

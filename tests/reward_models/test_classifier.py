@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 import json
 import random
 import shutil
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 import reward_models
 from reward_models import RewardError
@@ -207,6 +209,51 @@ def test_models_that_read_their_padding_are_given_none(word_tokenizer, tmp_path,
     together = reward.score([""] * 5, texts)
     assert [reward.score([""], [text])[0] for text in texts] == pytest.approx(together, abs=1e-5)
     assert len(set(together)) == 4
+
+
+def test_a_token_of_another_segment_is_read_so(word_tokenizer, tmp_path):
+    from transformers import XLNetConfig, XLNetForSequenceClassification
+
+    torch.manual_seed(0)
+    word_tokenizer = copy.deepcopy(word_tokenizer)
+    config = XLNetConfig(vocab_size=len(word_tokenizer), num_labels=1, d_model=16, n_layer=2, n_head=2, d_inner=32)
+    model = XLNetForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    word_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A:0 </s>:2", special_tokens=[("</s>", word_tokenizer.eos_token_id)]
+    )
+    word_tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    word_tokenizer.save_pretrained(tmp_path)
+    encoded = word_tokenizer("w5 w6", return_tensors="pt")
+    assert encoded["token_type_ids"].tolist() == [[0, 0, 2]]
+    with torch.inference_mode():
+        expected = model(**encoded).logits.item()
+    assert reward_models.load(str(tmp_path)).score([""], ["w5 w6"]) == pytest.approx([expected], abs=1e-6)
+
+
+def test_a_padding_token_that_the_model_does_not_know_is_not_taken(make_classifier, tmp_path):
+    directory = tmp_path / "without_padding"
+    shutil.copytree(make_classifier("llama", ["LABEL_0"]), directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "pad_token_id": -1}))
+    texts = ["No.", "You are kind. " * 3]
+    model = reward_models.load(str(directory), names={0: "kind"})
+    assert model.score(["", ""], texts) == pytest.approx([model.score([""], [text])[0] for text in texts], abs=1e-5)
+
+
+def test_an_adapter_is_not_a_whole_model(make_classifier, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    source = make_classifier("roberta", ["toxic", "nontoxic"])
+    base = AutoModelForSequenceClassification.from_pretrained(source)
+    directory = tmp_path / "adapter"
+    shutil.copytree(source, directory)
+    adapter = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
+    adapter.peft_config["default"].base_model_name_or_path = str(source)
+    adapter.save_pretrained(directory)
+    with pytest.raises(RewardError, match=r"is an adapter, .* merge the two"):
+        reward_models.load(str(directory), label="nontoxic")
 
 
 def test_a_model_that_reads_pictures_too_is_a_classifier_of_text(word_tokenizer, tmp_path):

@@ -144,6 +144,12 @@ def test_a_hub_id_at_a_revision_comes_from_the_cache(make_classifier, tmp_path, 
     (repository / "refs").mkdir()
     (repository / "refs" / "v2").write_text("0" * 40)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    # What was downloaded by something else: whether a declaration turns its sign is not known offline.
+    with pytest.raises(RewardError, match=r"`hf download org/polite reward_model\.json`"):
+        reward_models.load("hub:org/polite@v2", label="nontoxic")
+    missing = repository / ".no_exist" / ("0" * 40)
+    missing.mkdir(parents=True)
+    (missing / "reward_model.json").touch()
     model = reward_models.load("hub:org/polite@v2", label="nontoxic")
     assert model.name == "hub:org/polite@v2"
     assert model.describe()["digest"] == "0" * 40

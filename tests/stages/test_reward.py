@@ -5,6 +5,7 @@ import json
 import math
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -703,6 +704,13 @@ def test_settings_that_contradict_each_other(preferring: Any, configured: Any) -
     ):
         with pytest.raises(ValueError, match=message):
             configured(**settings)
+
+
+def test_balanced_weights_of_labels_that_may_hold_together(configured: Any) -> None:
+    config = configured(class_weights="balanced")
+    counts = Counter({"rare": 2, "always": 8})
+    weights = classification._class_weights(config, counts, 8, ["rare", "always", "never"], True)
+    assert weights.tolist() == [3.0, 1.0, 1.0]  # a weight of 0 would have taught nothing of what always holds
 
 
 def test_balanced_weights_and_loss() -> None:
