@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from reward_models import CheckedModel, RewardError
 
@@ -20,10 +20,21 @@ def _encodable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_encodable)]
 
 
-class Item(BaseModel):
-    """A response to score."""
+class Message(BaseModel):
+    """A part of what is asked, in which each key is known."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, said: Any) -> Any:
+        if isinstance(said, dict) and len(said) > 2 * len(cls.model_fields):  # each unknown one would be an error
+            raise ValueError(f"{len(said)} keys, where {', '.join(cls.model_fields)} are known")
+        return said
+
+
+class Item(Message):
+    """A response to score."""
 
     id: int | Text
     prompt: Text

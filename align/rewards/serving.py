@@ -21,23 +21,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
+import h11
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import FailFast
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from align.errors import Interrupted, UsageError
-from align.rewards.batcher import Batcher, Item, StoppingError, Text
+from align.rewards.batcher import Batcher, Item, Message, StoppingError, Text
 from reward_models import CheckedModel, RewardError
 
 logger = logging.getLogger(__name__)
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Limits:
     waiting: int = 16_384
     """Items of all requests that wait for the model; more are told to come again."""
     seconds_to_send: float = 30.0
-    """Within which a request must have arrived in full."""
+    """Within which a request must have arrived: its headers, and then its body."""
     seconds_to_linger: float = 5.0
     """For which the rest of a request that was refused is thrown away before the connection is closed."""
     connections: int = 64
@@ -59,13 +62,11 @@ class Limits:
     """For requests that are under way when the server is told to stop; those that take longer get a 503."""
 
 
-class Question(BaseModel):
+class Question(Message):
     """A request."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
-
     request: Text
-    items: list[Item]
+    items: Annotated[list[Item], FailFast()]  # else millions of bad items would have an error each
 
 
 def application(model: CheckedModel, *, token: str | None = None, limits: Limits | None = None) -> FastAPI:
@@ -97,7 +98,7 @@ def application(model: CheckedModel, *, token: str | None = None, limits: Limits
     @app.exception_handler(RequestValidationError)
     async def refused(request: Request, error: RequestValidationError) -> Response:
         # Without what was sent: it may be long, and need not be text.
-        problems = [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]
+        problems = [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()[:5]]
         return Response(json.dumps({"detail": problems}), 422, media_type="application/json")
 
     @app.get("/health", dependencies=[Depends(alive)])
@@ -180,11 +181,42 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
+class _ImpatientProtocol(H11Protocol):
+    """Hangs up on a client whose request's headers do not end in time: uvicorn by itself waits for ever."""
+
+    seconds_to_send: float
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """From now on."""
+        super().connection_made(transport)
+        self._hanging_up: asyncio.TimerHandle | None = self.loop.call_later(self.seconds_to_send, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """Until the headers are there, and again from the first byte of a next request on."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE and self._hanging_up is not None:
+            self._hanging_up.cancel()
+            self._hanging_up = None
+        elif self.conn.their_state is h11.IDLE and self._hanging_up is None:
+            self._hanging_up = self.loop.call_later(self.seconds_to_send, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is left to wait for."""
+        if self._hanging_up is not None:
+            self._hanging_up.cancel()
+        super().connection_lost(exc)
+
+
 def _server(model: CheckedModel, token: str | None, limits: Limits) -> _Server:
     app = application(model, token=token, limits=limits)
+
+    class Protocol(_ImpatientProtocol):
+        seconds_to_send = limits.seconds_to_send
+
     return _Server(
         uvicorn.Config(
             app,
+            http=Protocol,
             log_config=None,
             access_log=False,
             limit_concurrency=limits.connections + 1,  # which refuses the last one
@@ -221,13 +253,13 @@ class _Bounded:
     """ASGI middleware: a request bears the token, and its body arrives within its time and size, or is not read."""
 
     def __init__(
-        self, app: Callable[[Message, Receive, Send], Awaitable[None]], limits: Limits, token: str | None
+        self, app: Callable[[Event, Receive, Send], Awaitable[None]], limits: Limits, token: str | None
     ) -> None:
         self._app = app
         self._limits = limits
         self._token = token
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] == "/health":  # which reads no body
             await self._app(scope, receive, send)
             return
@@ -236,6 +268,9 @@ class _Bounded:
             response = JSONResponse({"detail": detail}, status, {"Connection": "close", **(headers or {})})
             await response(scope, receive, self._lingering(receive, send))
 
+        if not self._meant(scope):
+            await refuse(421, "without a token, only this machine's own names are answered to: set a token")
+            return
         if not self._authorised(scope):
             await refuse(401, "a token is needed: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
             return
@@ -250,12 +285,22 @@ class _Bounded:
             return
         messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-        async def again() -> Message:
+        async def again() -> Event:
             return next(messages, None) or await receive()
 
         await self._app(scope, again, send)
 
-    def _authorised(self, scope: Message) -> bool:
+    def _meant(self, scope: Event) -> bool:
+        """Whether the request names this machine as its host: a page of another one that resolves to it does not
+        (DNS rebinding), and a browser would let it read the answer."""
+        named = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        try:
+            host = urlsplit(f"//{named}").hostname or "localhost"
+            return self._token is not None or host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:  # another name, or none that can be
+            return False
+
+    def _authorised(self, scope: Event) -> bool:
         given = dict(scope["headers"]).get(b"authorization", b"")
         return self._token is None or hmac.compare_digest(f"Bearer {self._token}".encode(), given)
 
@@ -265,7 +310,7 @@ class _Bounded:
         To close before would reset the connection, and the client might lose the answer (RFC 9112, 9.6).
         """
 
-        async def send_then_linger(message: Message) -> None:
+        async def send_then_linger(message: Event) -> None:
             if message["type"] != "http.response.body":
                 await send(message)
                 return

@@ -211,6 +211,39 @@ def test_who_never_ends_a_refused_request_is_hung_up_on() -> None:
             assert b"a token is needed" in answer.read()
 
 
+@pytest.mark.parametrize("first", [b"", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"])
+def test_headers_that_never_end_are_hung_up_on(small: str, first: bytes) -> None:
+    place = urlsplit(small)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as sock:
+        if first:  # the same connection may ask again
+            sock.sendall(first)
+            assert b" 200 " in sock.recv(1000)
+        sock.sendall(b"POST /sc")
+        started = time.monotonic()
+        while sock.recv(1000):  # until the server hangs up
+            pass
+        assert time.monotonic() - started < 3
+
+
+def test_an_answer_names_few_of_many_errors() -> None:
+    with running("rewards_for_tests:length", None, serving.Limits()) as address:
+        for body in (
+            {"request": "r", "items": [{}] * 50_000},
+            {"request": "r", "items": [{f"key{n}": 0 for n in range(50_000)}]},
+            {f"key{n}": 0 for n in range(50_000)},
+        ):
+            status, answer = ask(address, "/score", body)
+            assert status == 422
+            assert len(json.dumps(answer)) < 1000
+
+
+def test_a_page_of_another_host_is_not_answered(small: str) -> None:
+    for host, status in (("evil.example", 421), ("[::1", 421), ("localhost:80", 200), ("[::1]", 200)):
+        assert ask(small, "/describe", Host=host)[0] == status
+    with running("rewards_for_tests:length", TOKEN, serving.Limits()) as address:
+        assert ask(address, "/describe", Host="rewards.example", Authorization=f"Bearer {TOKEN}")[0] == 200
+
+
 def test_mixed_references_and_unknown_paths(small: str) -> None:
     asked = question("a", "b")
     asked["items"][0]["reference"] = "c"
@@ -306,7 +339,7 @@ def test_a_server_whose_worker_has_ended_says_so() -> None:
     from fastapi.testclient import TestClient
 
     app = serving.application(reward_models.load("rewards_for_tests:length"))
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         assert client.get("/health").json() == {"status": "ok"}
         app.state.worker.cancel()
         for _ in range(50):
