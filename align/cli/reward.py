@@ -110,7 +110,7 @@ def score(
     loaded = _load(model, registry)
     with track("score", total=len(rows)) as advance:
         for row in scoring.score(loaded, rows, advance):
-            print(json.dumps(row, ensure_ascii=False))
+            print(json.dumps(row, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
 
 
 @app.command(cls=Command)

@@ -5,6 +5,7 @@ These classes say what a recipe may contain. They import no torch, so that check
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
@@ -32,6 +33,22 @@ def _bound_or_none(steps: int) -> int:
         raise ValueError(f"{steps} updates train nothing: set 1 or more, or -1 for no bound")
     return steps
 
+
+COLUMN = re.compile(r"\{(\w[\w. /()-]*)\}")
+"""A column of the data in a template: `{text}`, `{continuation.text}`."""
+
+
+def _with_a_column(template: str) -> str:
+    if not COLUMN.search(template):
+        column = template if template.isidentifier() else "text"
+        raise ValueError(
+            f"{template!r} names no column, so that all rows say the same: write it in braces, '{{{column}}}'"
+        )
+    return template
+
+
+Template = Annotated[str, AfterValidator(_with_a_column)]
+"""Text with at least one column of the data in it."""
 
 StepLimit = Annotated[int, AfterValidator(_bound_or_none)]
 
@@ -139,22 +156,23 @@ class SelectionConfig(Config):
 class TextData(SelectionConfig):
     """Plain text, for pre-training."""
 
-    text: str
-    """A template: `{dialogue}`, `{continuation.text}`; other characters stand for themselves."""
+    text: Template
+    """`{dialogue}`, `{continuation.text}`; other characters stand for themselves."""
 
 
 class InstructionData(SelectionConfig):
     """Prompt and completion, for instruction tuning."""
 
     prompt: str
-    completion: str
+    """A template; one without a column asks the same of all rows."""
+    completion: Template
 
 
 class PromptData(SelectionConfig):
     """Prompts for PPO, with references where a reward compares with them."""
 
     prompt: str
-    reference: str | None = None
+    reference: Template | None = None
 
 
 Metric = Literal["rouge", "bleu", "perplexity", "toxicity", "kl", "length", "distinct", "reward"]
@@ -164,7 +182,7 @@ class EvaluationData(SelectionConfig):
     """Prompts, their references where there are any, and the metrics to take on them."""
 
     prompt: str
-    reference: str | None = None
+    reference: Template | None = None
     metrics: list[Metric] | None = None
     """Of the stage's metrics, those taken on these rows (default: all)."""
 
@@ -193,7 +211,7 @@ class LabelConfig(Config):
 class LabelledData(SelectionConfig):
     """Texts with labels, for classifiers. Rows whose label column is null are left out, and counted."""
 
-    text: str
+    text: Template
     prompt: str | None = None
     """What the text responds to: a template. Both are read then, in training and by whoever loads the model."""
     label: LabelConfig | None = None
@@ -216,8 +234,8 @@ class PreferenceData(SelectionConfig):
     """Pairs of responses to one prompt, of which one was preferred."""
 
     prompt: str | None = None
-    chosen: str
-    rejected: str
+    chosen: Template
+    rejected: Template
 
 
 Schedule = Literal[

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from align.configs.base import COLUMN
 from align.errors import UsageError
 
-_COLUMN = re.compile(r"\{(\w[\w. -]*)\}")
 _MISSING = object()
 
 
 def columns(template: str) -> list[str]:
     """The columns that a template uses, in order, each once."""
-    return list(dict.fromkeys(_COLUMN.findall(template)))
+    return list(dict.fromkeys(COLUMN.findall(template)))
 
 
 def render(template: str, row: Mapping[str, Any]) -> str | None:
@@ -32,7 +31,7 @@ def render(template: str, row: Mapping[str, Any]) -> str | None:
             if isinstance(value, dict) and value:
                 holds += f"; reach inside it: {{{column}.{next(iter(value))}}}"
             raise UsageError(f"column {column!r} in template {template!r} is not text but {holds}")
-    return _COLUMN.sub(lambda match: str(values[match[1]]), template)
+    return COLUMN.sub(lambda match: str(values[match[1]]), template)
 
 
 def lookup(row: Mapping[str, Any], column: str) -> Any:

@@ -87,11 +87,12 @@ def texts(
     Rows without a response are left out, and so are those without a reference where its template is given.
     """
     response = response or _usual(rows, RESPONSES, place, "--response '{column}'")
+    _require_column({"--response": response, "--reference": reference})
     prompt, compared = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
     used = [column for template in (response, prompt, compared) for column in templates.columns(template)]
     sources.require_columns(rows, used, place)
     rendered = [(number, row, templates.render(response, row)) for number, row in enumerate(rows, start=1)]
-    kept = [(number, row, text) for number, row, text in rendered if text is not None]
+    kept = [(number, row, text) for number, row, text in rendered if text is not None and text.strip()]
     if not kept:
         raise UsageError(f"{place}: no row has text for {response!r}")
     _say_left_out(place, len(rows), len(kept), f"text for {response!r}")
@@ -122,14 +123,16 @@ def pairs(
     Raises:
         UsageError: a pair whose two responses are equal.
     """
+    _require_column({"--chosen": chosen, "--rejected": rejected, "--reference": reference})
     prompt, compared = prompt or _if_there(rows, "prompt"), reference or _if_there(rows, "reference")
     sources.require_columns(rows, templates.columns(chosen + rejected + prompt + compared), place)
     kept, numbers, ups, downs, references = [], [], [], [], []
     for number, row in enumerate(rows, start=1):
         better, worse = templates.render(chosen, row), templates.render(rejected, row)
-        if better is None or worse is None:
+        # As a model of preferences is trained, and as responses come.
+        better, worse = ((text or "").strip() for text in (better, worse))
+        if not (better and worse):
             continue
-        better, worse = better.strip(), worse.strip()  # as a model of preferences is trained, and as responses come
         if better == worse:
             raise UsageError(f"{place}: in row {number} chosen and rejected are equal: nothing is preferred; remove it")
         kept.append(row)
@@ -222,6 +225,12 @@ def _say_left_out(place: str, rows: int, kept: int, wanted: str) -> None:
         logger.info("%s: %d of %d rows left out, without %s", place, rows - kept, rows, wanted)
 
 
+def _require_column(templates_by_option: Mapping[str, str | None]) -> None:
+    for option, template in templates_by_option.items():
+        if template is not None and not templates.columns(template):
+            raise UsageError(f"{option} {template!r} names no column: write it in braces, as in '{{{template}}}'")
+
+
 def _if_there(rows: Sequence[Row], column: str) -> str:
     return f"{{{column}}}" if any(column in row for row in rows) else ""
 
@@ -231,7 +240,10 @@ def _usual(rows: Sequence[Row], names: Sequence[str], place: str, option: str) -
         if any(name in row for row in rows):
             return f"{{{name}}}"
     found = list(dict.fromkeys(name for row in rows[:100] for name in templates.names(row)))
-    raise UsageError(f"{place} has no column {' or '.join(names)}, but {', '.join(found)}: say which with {option}")
+    hint = "; separate columns by commas" if len(found) == 1 and ";" in found[0] else ""
+    raise UsageError(
+        f"{place} has no column {' or '.join(names)}, but {', '.join(found)}: say which with {option}{hint}"
+    )
 
 
 def _with_environment(text: str) -> str:

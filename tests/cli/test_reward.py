@@ -93,6 +93,17 @@ def test_score_takes_rows_lines_and_a_file(place: Path, run_align: Align) -> Non
     assert run_align("reward", "score", "cli_rewards:length", "missing.txt").exit_code == 2
 
 
+def test_score_writes_json_whatever_the_terminal_can_show(place: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "align", "reward", "score", "cli_rewards:length"],
+        input="grüße\n",
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0"},
+    )
+    assert done.stdout == '{"response": "gr\\u00fc\\u00dfe", "score": 5.0}\n', done.stderr
+
+
 def test_score_reads_utf_8_with_and_without_a_mark_and_nothing_else(place: Path, run_align: Align) -> None:
     def piped(content: bytes | None) -> Result:
         return CliRunner().invoke(app, ["reward", "score", "cli_rewards:length"], input=content)

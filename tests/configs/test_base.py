@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from align.configs.base import DatasetConfig
+from align.configs.base import DatasetConfig, PreferenceData, TextData
 
 
 @pytest.mark.parametrize("key", [{"split": "test"}, {"subset": "small"}, {"revision": "main"}, {"size": 3}])
@@ -13,6 +13,15 @@ def test_what_a_source_would_ignore_is_refused(key: dict[str, object]) -> None:
     (name,) = key
     with pytest.raises(ValidationError, match=f"`{name}` does not apply to `path`"):
         DatasetConfig.model_validate({"path": "rows.jsonl", **key})
+
+
+@pytest.mark.parametrize("template", ["text", "", "a text (with {} in it)"])
+def test_a_text_without_a_column_would_be_the_same_in_all_rows(template: str) -> None:
+    dataset = DatasetConfig(path="rows.csv")
+    with pytest.raises(ValidationError, match=r"names no column, .* write it in braces, '\{text\}'"):
+        TextData(dataset=dataset, text=template)
+    with pytest.raises(ValidationError, match="names no column"):
+        PreferenceData(dataset=dataset, prompt="Say something.", chosen="{chosen}", rejected=template)
 
 
 def test_what_a_source_understands_is_taken() -> None:

@@ -29,10 +29,30 @@ def test_a_path_and_a_mapping(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_texts_prompts_and_labels(file: Path) -> None:
     rows, place = data.select(str(file))
     found = data.texts(rows, place, prompt="Q: {question}")
-    assert (found.responses, found.prompts) == (["hello", "", "bye"], ["Q: who", "Q: what", "Q: when"])
+    assert (found.responses, found.prompts) == (["hello", "bye"], ["Q: who", "Q: when"])  # none in the second row
     labelled, values = data.labels(found, "label")
-    assert (labelled.responses, values) == (["hello", ""], ["1", "0"])
+    assert (labelled.responses, values) == (["hello"], ["1"])
     assert data.texts(rows, place, "{question}").prompts == ["", "", ""]
+
+
+def test_a_template_without_a_column_is_none(file: Path) -> None:
+    rows, place = data.select(str(file))
+    with pytest.raises(UsageError, match=r"--response 'text' names no column: write it in braces, as in '\{text\}'"):
+        data.texts(rows, place, "text")
+    with pytest.raises(UsageError, match="--rejected 'question' names no column"):
+        data.pairs(rows, place, chosen="{text}", rejected="question")
+
+
+def test_pairs_that_lack_a_response_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("chosen,rejected\nyes,no\nyes,\n ,no\n", encoding="utf-8")
+    assert data.pairs(*data.select(str(path))).numbers == [1]
+
+
+def test_columns_with_signs_in_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "signs.csv"
+    path.write_text("text/en,text (de)\nyes,ja\n", encoding="utf-8")
+    assert data.texts(*data.select(str(path)), "{text/en} {text (de)}").responses == ["yes ja"]
 
 
 @pytest.mark.parametrize(
