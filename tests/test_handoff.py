@@ -84,6 +84,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_model(tmp_path / "other_tokens", tokens=19, labels=("toxic", "nontoxic"))
     write_model(tmp_path / "too_many_tokens", tokens=21)
     write_model(tmp_path / "small", max_position_embeddings=40)
+    write_model(tmp_path / "apart", max_position_embeddings=600, is_encoder_decoder=True)
     write_model(tmp_path / "roberta", model_type="roberta", max_position_embeddings=514, pad_token_id=1)
     write_model(tmp_path / "eight_bits", dtype=np.int8)
     os.truncate(write_model(tmp_path / "cut_short") / "model.safetensors", 5)
@@ -95,6 +96,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def problems(*overrides: str) -> list[str]:
     recipe = load("tiny.yaml", overrides)
     return pipeline.check(recipe, pipeline.open_registry(recipe))
+
+
+def test_an_encoder_decoder_has_positions_for_prompt_and_response_each(here: Path) -> None:
+    assert problems("stages.ppo.policy=path:apart", "stages.ppo.max_prompt_length=590") == []
+    (problem,) = problems("stages.ppo.policy=path:apart", "stages.ppo.max_prompt_length=601")
+    assert "601 tokens with ppo.response_length are more than the 600 positions" in problem
 
 
 def test_a_judge_that_is_the_reward_is_warned_of(here: Path, caplog: pytest.LogCaptureFixture) -> None:

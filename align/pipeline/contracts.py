@@ -31,6 +31,8 @@ class Contract:
     """Of its weights, as safetensors names it; the most frequent, where there are several."""
     context_length: int | None = None
     """Positions that it has."""
+    is_encoder_decoder: bool = False
+    """Prompts and responses have positions of their own."""
     vocabulary: int | None = None
     """Rows of its embedding."""
     tokens: int | None = None
@@ -72,6 +74,7 @@ def of_directory(directory: Path) -> Contract:
         architecture=architecture,
         dtype=_dtype(directory),
         context_length=_positions(config),
+        is_encoder_decoder=bool(config.get("is_encoder_decoder")),
         vocabulary=config.get("vocab_size"),
         **_tokenizer(directory),
         labels=tuple(named[index] for index in sorted(named)) if is_classifier(architecture) else None,

@@ -56,7 +56,7 @@ def foreseen(recipe: Recipe, registry: Registry, reference: str, *, labels: bool
         case PretrainConfig(architecture="modernbert"):
             return Contract("ModernBert" + _ENCODER, "F32", config.size.max_position_embeddings)
         case PretrainConfig():
-            return Contract("T5ForConditionalGeneration", "F32")
+            return Contract("T5ForConditionalGeneration", "F32", is_encoder_decoder=True)
         case SftConfig() | PPOStageConfig():
             given = foreseen(recipe, registry, config.model if isinstance(config, SftConfig) else config.policy)
             return replace(given, dtype="F32", adapter=config.publish == "adapter", base=None)
@@ -85,19 +85,22 @@ def disagreements(config: StageConfig, given: Mapping[str, Contract]) -> Iterato
         case RewardConfig():
             yield from _too_long("max_length", config.max_length, given.get("model"))
             if config.normalize:
-                longest = config.normalize.generation.max_new_tokens + 1
-                yield from _too_long("normalize.generation.max_new_tokens", longest, given.get("normalize.policy"))
+                policy = given.get("normalize.policy")
+                longest = _positions(policy, 1, config.normalize.generation.max_new_tokens)
+                yield from _too_long("normalize.generation.max_new_tokens", longest, policy)
         case PPOStageConfig():
-            yield from _too_long("ppo.response_length", config.ppo.response_length + 1, given.get("policy"))
+            policy, response_length = given.get("policy"), config.ppo.response_length
+            yield from _too_long("ppo.response_length", _positions(policy, 1, response_length), policy)
             if "max_prompt_length" in config.model_fields_set:
-                longest = config.max_prompt_length + config.ppo.response_length
-                yield from _too_long("max_prompt_length", longest, given.get("policy"), " with ppo.response_length")
+                longest = _positions(policy, config.max_prompt_length, response_length)
+                yield from _too_long("max_prompt_length", longest, policy, " with ppo.response_length")
             yield from _not_readable_so("reward", config.reward, given)
             yield from _not_readable_so("judge", config.judge, given)
             yield from _another_tokenizer("critic_from", "policy", given)
         case EvaluateConfig():
             for place in (place for place in given if place.startswith("models.")):
-                yield from _too_long("generation.max_new_tokens", config.generation.max_new_tokens + 1, given[place])
+                longest = _positions(given[place], 1, config.generation.max_new_tokens)
+                yield from _too_long("generation.max_new_tokens", longest, given[place])
             if config.judge and config.judge.model:
                 yield from _not_readable_so("judge", config.judge.model_dump(), given)
             yield from _not_readable_so("reward", config.reward, given)
@@ -240,6 +243,11 @@ def _another_tokenizer(place: str, other: str, given: Mapping[str, Contract]) ->
     one, two = given.get(place, Contract()), given.get(other, Contract())
     if one.tokenizer and two.tokenizer and one.tokenizer != two.tokenizer:
         yield f"{place}: its tokenizer is not that of `{other}`, whose tokens it would have to read"
+
+
+def _positions(model: Contract | None, prompt: int, response: int) -> int:
+    """That the model needs for so many tokens of each, which an encoder-decoder has apart."""
+    return max(prompt, response) if model and model.is_encoder_decoder else prompt + response
 
 
 def _too_long(key: str, length: int, model: Contract | None, together: str = "") -> Iterator[str]:

@@ -148,7 +148,8 @@ class ActorCritic(nn.Module):
 
     def values(self, states: Tensor) -> Tensor:
         """Expected return [...] at states [..., h], in float32."""
-        value: Tensor = self.value_head(states.to(next(self.value_head.parameters()).dtype)).squeeze(-1)
+        with torch.autocast(states.device.type, enabled=False):  # it costs nothing, and values need the digits
+            value: Tensor = self.value_head(states.to(next(self.value_head.parameters()).dtype)).squeeze(-1)
         return value.float()
 
 
@@ -197,11 +198,11 @@ def _same_trainable(model: nn.Module) -> Iterator[None]:
 
 
 def _without_dropout(module: nn.Module) -> None:
-    """Attention implementations read their rate from an attribute of their own, so that all of them are set."""
+    """Attention implementations read their rate from an attribute of their own, by many names, so that all are set."""
     if isinstance(module, nn.Dropout):
         module.p = 0.0
-    for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_rate", "attn_pdrop", "layerdrop"):
-        if isinstance(getattr(module, name, None), float):
+    for name, value in vars(module).items():
+        if "drop" in name and isinstance(value, float):
             setattr(module, name, 0.0)
 
 

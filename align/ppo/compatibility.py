@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from align.errors import UsageError
-from align.modeling.trunk import unwrapped
+from align.modeling.trunk import context_of, fits, unwrapped
 from align.ppo.arguments import PPOConfig
 from align.ppo.prompts import Prompt
 from reward_models import CheckedModel
@@ -99,12 +99,28 @@ def _check_reference(ref_model: Any, model: Any) -> None:
 
 
 def check_adapters(model: Any, args: PPOConfig) -> None:
-    """Raise a `UsageError` where an adapter that the settings name is none of the policy's."""
+    """Raise a `UsageError` where an adapter that the settings name is none of the policy's, or is both at once."""
     held = list(getattr(model, "peft_config", {}))
     for setting in ("model_adapter_name", "ref_adapter_name"):
         name = getattr(args, setting)
         if name is not None and name not in held:
             raise UsageError(f"{setting}: the policy has no adapter {name!r} (it has: {', '.join(held) or 'none'})")
+    trained = getattr(model, "active_adapters", []) if args.model_adapter_name is None else [args.model_adapter_name]
+    if args.ref_adapter_name is not None and args.ref_adapter_name in trained:
+        raise UsageError(
+            f"ref_adapter_name: {args.ref_adapter_name!r} is the adapter that trains, and no distance from itself: "
+            "load it a second time under another name, or leave ref_adapter_name out for the model without adapters"
+        )
+
+
+def check_held_out(prompts: Sequence[Prompt], args: PPOConfig, judge: Any) -> None:
+    """Raise a `UsageError` where something is asked of held-out prompts, and there are none."""
+    asked = {"judge": judge, "max_eval_kl": args.max_eval_kl, "early_stopping_patience": args.early_stopping_patience}
+    if not prompts and (given := [name for name, value in asked.items() if value is not None]):
+        raise UsageError(
+            f"{given[0]} needs held-out prompts, and there are none: give an eval_dataset (in a recipe, "
+            "evaluation_prompts, or ten prompts, of which one is set aside)"
+        )
 
 
 def check_critic(value_model: Any, args: PPOConfig, policy_vocabulary: int, tokens: int) -> None:
@@ -131,23 +147,12 @@ def check_tokenizer(tokenizer: Any, args: PPOConfig) -> None:
         )
 
 
-def context_of(model: Any) -> int | None:
-    """Tokens that a model can look at: of prompt and response together, or of an encoder-decoder each. None: any."""
-    config = unwrapped(model).config.get_text_config()
-    longest = getattr(config, "max_position_embeddings", None)
-    return longest if isinstance(longest, int) and longest > 0 else None
-
-
 def check_lengths(model: Any, prompts: Sequence[Prompt], response_length: int) -> None:
     """Raise a `UsageError` where a prompt with its response would not fit into the policy's context."""
-    context = context_of(model)
-    if context is None or not prompts:
-        return
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    apart = unwrapped(model).config.is_encoder_decoder
-    needed = max(longest, response_length) if apart else longest + response_length
-    if needed > context:
+    longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
+    if not fits(model, longest, response_length):
+        apart = unwrapped(model).config.is_encoder_decoder
         raise UsageError(
             f"the longest prompt has {longest} tokens and response_length is {response_length}, but the policy's "
-            f"context is {context} tokens{' for either' if apart else ''}: shorten one of them"
+            f"context is {context_of(model)} tokens{' for either' if apart else ''}: shorten one of them"
         )

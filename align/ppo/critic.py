@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from align.errors import UsageError
@@ -46,8 +46,8 @@ def head_of(value_model: nn.Module) -> nn.Module:
 def load_critic(directory: Path) -> PreTrainedModel:
     """A published classifier as a value model: what it says of each prefix is what its score of the text would be.
 
-    Of two labels the head becomes one output, the log-odds of the label that the classifier declares as its reward;
-    its sign and its moments are worked into the weights.
+    Of two labels the head becomes one output: the log-odds of the label that the classifier declares as its reward, or
+    its logit. Its sign and its moments are worked into the weights.
 
     Raises:
         UsageError: an encoder, which cannot judge a prefix; more than two labels, or two that may hold together; a
@@ -71,7 +71,7 @@ def load_critic(directory: Path) -> PreTrainedModel:
         raise UsageError(f"{directory}: a critic cannot start from labels that may apply together: {', '.join(labels)}")
     if len(labels) == 2:
         chosen = labels.index(declared.get("label", labels[1]))
-        _keep_one_output(head, chosen, 1 - chosen)
+        _keep_one_output(head, chosen, 1 - chosen if declared.get("transform", "log_odds") == "log_odds" else None)
         model.config.id2label = {0: labels[chosen]}  # which makes num_labels 1
     moments = declared.get("moments") or {"mean": 0.0, "std": 1.0}
     _rescale(head, declared.get("sign", 1) / moments["std"], moments["mean"] / moments["std"])
@@ -79,11 +79,15 @@ def load_critic(directory: Path) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def _keep_one_output(head: nn.Linear, chosen: int, other: int) -> None:
-    """Turn two outputs into the difference of them."""
-    head.weight = nn.Parameter((head.weight[chosen] - head.weight[other]).unsqueeze(0))
+def _keep_one_output(head: nn.Linear, chosen: int, less: int | None) -> None:
+    """Of two outputs keep the one, less the other if that is asked for."""
+
+    def kept(weight: Tensor) -> nn.Parameter:
+        return nn.Parameter((weight[chosen] - (weight[less] if less is not None else 0)).unsqueeze(0))
+
+    head.weight = kept(head.weight)
     if head.bias is not None:
-        head.bias = nn.Parameter((head.bias[chosen] - head.bias[other]).unsqueeze(0))
+        head.bias = kept(head.bias)
     head.out_features = 1
 
 

@@ -30,7 +30,7 @@ from align import interrupt
 from align.configs.base import GenerationSettings
 from align.errors import AlignError, UsageError
 from align.modeling.checkpoints import all_in, new_checkpoint
-from align.modeling.trunk import unwrapped
+from align.modeling.trunk import context_of, unwrapped
 from align.ppo import checkpoint, health, mixing, objective, preflight, publishing, ranks
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.arguments import PPOConfig
@@ -38,11 +38,11 @@ from align.ppo.callbacks import Callbacks
 from align.ppo.compatibility import (
     check_adapters,
     check_critic,
+    check_held_out,
     check_lengths,
     check_models,
     check_references,
     check_tokenizer,
-    context_of,
 )
 from align.ppo.figures import of_held_out, of_update, print_table
 from align.ppo.learning import accumulate_gradients, advantages_and_returns
@@ -142,6 +142,7 @@ class PPOTrainer:
         if not self.prompts:
             raise UsageError("PPO has no prompts to train on: train_dataset is empty")
         check_references(self.reward, [*self.prompts, *self.eval_prompts])
+        check_held_out(self.eval_prompts, args, self.judge)
         if self.judge is not None:
             check_references(self.judge, self.eval_prompts)
         self.examples = mixing.as_examples(

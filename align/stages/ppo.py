@@ -24,8 +24,8 @@ from align.data import examples
 from align.errors import UsageError
 from align.modeling.adapters import attach, save_tuned
 from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
+from align.modeling.trunk import context_of
 from align.ppo import PPOConfig, PPOTrainer
-from align.ppo.compatibility import context_of
 from align.ppo.critic import load_critic
 from align.stages import gains
 from align.tracking import Tracker
@@ -44,7 +44,7 @@ def run(config: PPOStageConfig, inputs: Inputs, workspace: Workspace, tracker: T
     """Train, and write the best policy to `workspace.output`."""
     set_seed(config.seed)
     tokenizer = load_tokenizer(inputs[config.policy])
-    model: Any = load_causal_or_seq2seq(inputs[config.policy], dropout=0.0, four_bits=config.method == "qlora")
+    model: Any = load_causal_or_seq2seq(inputs[config.policy], four_bits=config.method == "qlora")
     if config.method != "full":
         model = attach(model, config.lora or LoraSettings())
     trainable = parameter_count(model, trainable=True)
@@ -138,6 +138,7 @@ def _fitting(
         ids = token_ids[index]
         begun = 1 if longest > 1 and ids[0] == tokenizer.bos_token_id else 0  # A beginning stays one.
         rows[index]["input_ids"] = kept = ids[:begun] + ids[len(ids) - longest + begun :]
+        rows[index]["attention_mask"] = [1] * len(kept)  # whatever it is, none of it is padding
         rows[index]["prompt"] = tokenizer.decode(kept, skip_special_tokens=True)
     return rows
 
@@ -148,4 +149,8 @@ def _set_aside(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, An
     count = min(int(len(distinct) * HELD_OUT_SHARE), HELD_OUT_MOST)
     chosen = set(random.Random(seed).sample(distinct, count))
     held_out = {row["prompt"]: row for row in rows if row["prompt"] in chosen}
+    if not held_out:
+        logger.warning(
+            "too few prompts (%d) to set any aside: the last policy is published, not the best", len(distinct)
+        )
     return [row for row in rows if row["prompt"] not in chosen], list(held_out.values())

@@ -3,9 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
 from align.configs.base import GenerationSettings
+from align.errors import UsageError
 from align.modeling.generation import generate, sample
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [4]]
@@ -75,6 +77,19 @@ def test_a_checkpoints_generation_config_does_not_leak_in(tiny_model: Callable[[
     model.generation_config.repetition_penalty = 1.9
     model.generation_config.max_new_tokens = 2
     assert generated(model, PROMPTS, max_new_tokens=12) == before
+
+
+@pytest.mark.parametrize(("architecture", "most"), [("llama", 4), ("bart", 30), ("t5", 2000)])
+def test_what_does_not_fit_into_the_context_is_refused(
+    tiny_model: Callable[[str], Any], word_tokenizer: Any, architecture: str, most: int
+) -> None:
+    model = tiny_model(architecture)
+    if architecture != "t5":  # which has no table of positions
+        model.config.max_position_embeddings = 32
+        with pytest.raises(UsageError, match=r"'w5 w5.* the model's context is 32 tokens"):
+            sample(model, word_tokenizer, ["w6", "w5 " * 33], GenerationSettings(max_new_tokens=most), seed=0)
+    (response,) = sample(model, word_tokenizer, ["w5 " * 28], GenerationSettings(max_new_tokens=4), seed=0)
+    assert len(response.token_ids) <= 4
 
 
 def test_sample_keeps_the_order_of_prompts(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> None:

@@ -122,6 +122,37 @@ def test_adapters_that_the_policy_lacks(make: Make, tiny_model: Callable[[str], 
         make(peft(tiny_model("llama")), settings=settings)
 
 
+def test_the_adapter_that_trains_is_no_reference(make: Make, tiny_model: Callable[[str], Any]) -> None:
+    for settings in ({"ref_adapter_name": "default"}, {"ref_adapter_name": "sft", "model_adapter_name": "sft"}):
+        policy = peft(tiny_model("llama"))
+        policy.add_adapter("sft", policy.peft_config["default"])
+        with pytest.raises(UsageError, match="is the adapter that trains, and no distance from itself"):
+            make(policy, settings=settings)
+    make(policy, settings={"ref_adapter_name": "sft"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts", "named"),
+    [({"max_eval_kl": 1.0}, {}, "max_eval_kl"), ({}, {"judge": share_of_w7}, "judge")],
+)
+def test_what_is_asked_of_held_out_prompts_needs_some(
+    make: Make, settings: dict[str, Any], parts: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{named} needs held-out prompts"):
+        make(settings=settings, **parts)
+    make(settings=settings, eval_dataset=PROMPTS, **parts)
+
+
+def test_values_keep_their_digits_in_16_bits(make: Make) -> None:
+    actor_critic = make(settings={"bf16": True}).actor_critic
+    torch.nn.init.normal_(actor_critic.value_head.weight)
+    states = torch.randn(3, 40, actor_critic.value_head.in_features)
+    with actor_critic.precision():
+        values = actor_critic.values(states)
+    assert values.dtype == torch.float32
+    assert not torch.equal(values, values.bfloat16().float())
+
+
 def test_tokenizers(make: Make, word_tokenizer: Any) -> None:
     with pytest.raises(UsageError, match="processing_class must be the policy's tokenizer"):
         make(tokenizer=None)

@@ -141,6 +141,16 @@ def test_a_classifier_as_critic_says_its_own_log_odds(
         assert values[token].item() == pytest.approx((logits[1] - logits[0]).item(), abs=1e-5)
 
 
+def test_a_classifier_as_critic_says_its_own_logit(
+    tiny_model: Callable[[str], Any], word_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = published_classifier(tmp_path, "llama", word_tokenizer, transform="logit", moments={"mean": 1, "std": 2})
+    actor_critic = ActorCritic(tiny_model("llama"), value_model=load_critic(tmp_path))
+    values = actor_critic.values(actor_critic.value_states(Batch.build([[5, 6, 7]], [[8]], 0)))
+    logit = model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, 1]
+    assert values.item() == pytest.approx((logit.item() - 1) / 2, abs=1e-5)
+
+
 def test_a_t5_classifier_as_critic_of_a_t5(
     tiny_model: Callable[[str], Any], word_tokenizer: Any, tmp_path: Path
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 from align.configs.ppo import PPOStageConfig
 from align.errors import UsageError
+from align.ppo.prompts import as_prompts
 from align.stages import ppo
 from align.tracking import NullTracker
 from align.workspace import Workspace
@@ -51,6 +54,16 @@ def test_publishes_a_plain_model(run: Any, architecture: str, auto: Any) -> None
     evaluations = [json.loads(line) for line in (output / "evaluations.jsonl").read_text().splitlines()]
     assert [line["update"] for line in evaluations] == [0, 1, 2]
     assert all({"eval/objective/scores", "eval/objective/kl"} <= line.keys() for line in evaluations)
+
+
+def test_publishes_the_dropout_that_the_policy_came_with(
+    run: Any, tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = shutil.copytree(tiny_models["t5"], tmp_path / "given")
+    config = json.loads((given / "config.json").read_text())
+    (given / "config.json").write_text(json.dumps({**config, "dropout_rate": 0.1}))
+    monkeypatch.setitem(tiny_models, "t5", given)
+    assert json.loads((run("t5").output / "config.json").read_text())["dropout_rate"] == 0.1
 
 
 def test_lora_publishes_merged_weights_and_the_adapter(run: Any, tiny_models: dict[str, Path]) -> None:
@@ -159,6 +172,7 @@ def test_a_tenth_of_the_prompts_is_drawn_from_all_and_trained_on_nowhere() -> No
 
 
 def test_a_prompt_that_is_cut_keeps_to_its_bound_and_its_beginning(word_tokenizer: Any) -> None:
+    word_tokenizer = copy.deepcopy(word_tokenizer)
     word_tokenizer.bos_token = "w1"
     word_tokenizer.add_bos_token = False
     config = PPOStageConfig.model_validate(
@@ -172,3 +186,6 @@ def test_a_prompt_that_is_cut_keeps_to_its_bound_and_its_beginning(word_tokenize
     (row,) = ppo._fitting([("w5 w6 w7 w8", None)], word_tokenizer, config, 3)
     assert row["input_ids"] == word_tokenizer("w6 w7 w8")["input_ids"]
     assert row["prompt"] == "w6 w7 w8"
+    word_tokenizer.pad_token = "w8"  # which what is left ends with
+    (row,) = ppo._fitting([("w5 w6 w7 w8", None)], word_tokenizer, config, 3)
+    assert [one.token_ids for one in as_prompts([row], word_tokenizer, 50, None)] == [row["input_ids"]]
