@@ -46,12 +46,19 @@ def new_checkpoint(directory: Path, step: int, keep: int, needs: Sequence[str] =
         AlignError: one of the files in `needs` was not written.
     """
     final, partial = directory / f"checkpoint-{step}", directory / f"partial-checkpoint-{step}"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left_over in directory.glob("partial-checkpoint-*"):  # of a run that was killed, or had no room
+        shutil.rmtree(left_over, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
-    mark_complete(partial, needs)
-    shutil.rmtree(final, ignore_errors=True)
+    try:
+        yield partial
+        mark_complete(partial, needs)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # its room may be what the next one lacks
+        raise
+    if final.exists():
+        final.rename(directory / f"partial-{final.name}.old")
     partial.rename(final)
+    shutil.rmtree(directory / f"partial-{final.name}.old", ignore_errors=True)
     files.fsync(directory)
     others = sorted((path for path in all_in(directory) if path != final), key=step_of, reverse=True)
     for old in others[keep - 1 :]:
@@ -104,6 +111,8 @@ def all_in(directory: Path | None) -> list[Path]:
 
 
 def _problem(checkpoint: Path) -> str | None:
+    if not checkpoint.is_dir():
+        return "there is no such directory"
     try:
         expected = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError:

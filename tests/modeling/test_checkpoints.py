@@ -37,6 +37,20 @@ def test_newest_is_that_of_the_highest_step(tmp_path: Path) -> None:
     assert set(json.loads((newest / MARKER).read_text())) == {"weights", "deep/state.json"}
 
 
+def test_what_was_not_completed_takes_no_room(tmp_path: Path) -> None:
+    (tmp_path / "partial-checkpoint-7").mkdir()  # of a run that was killed
+    with new_checkpoint(tmp_path, 10, keep=2) as path:
+        (path / "weights").touch()
+    with pytest.raises(OSError, match="No space left"), new_checkpoint(tmp_path, 20, keep=2):
+        raise OSError(28, "No space left on device")
+    with new_checkpoint(tmp_path, 10, keep=2) as path:
+        (path / "weights").write_text("again")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+    assert (tmp_path / "checkpoint-10" / "weights").read_text() == "again"
+    with pytest.raises(UsageError, match="there is no such directory"):
+        intact(tmp_path / "checkpoint-99")
+
+
 def flip(path: Path) -> None:
     content = bytearray((path / "weights").read_bytes())
     content[10] ^= 1
