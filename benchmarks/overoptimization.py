@@ -47,7 +47,12 @@ def main() -> None:
     parser.add_argument("--only-run", action="store_true", help="some seeds here, others elsewhere: no report yet")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "overoptimization.json")
     parser.add_argument("--figure", type=Path, default=HERE.parent / "docs" / "images" / "overoptimization.png")
+    parser.add_argument("--again", action="store_true", help="runs nothing: figures anew from the evaluations in --out")
     args = parser.parse_args()
+    if args.again:
+        kept = json.loads(args.out.read_text(encoding="utf-8"))
+        report(args.seeds, kept["runs"], kept["best_of_n"], args.out, args.figure)
+        return
     runs: dict[str, dict[int, Evaluations]] = {condition: {} for condition in CONDITIONS}
     steered: dict[str, dict[int, dict[str, Any]]] = {condition: {} for condition in CONDITIONS}
     for seed in args.seeds:
@@ -62,16 +67,26 @@ def main() -> None:
             sft = made["sft"]
     if args.only_run:
         return
-    drawn = best_of_n(sft, steered)
+    report(args.seeds, runs, best_of_n(sft, steered), args.out, args.figure)
+
+
+def report(
+    seeds: Sequence[int],
+    runs: Mapping[str, Mapping[Any, Evaluations]],
+    drawn: Mapping[str, Any],
+    out: Path,
+    figure: Path,
+) -> None:
+    """Write the raw file and the figure, and print the tables."""
     found = {
-        "seeds": args.seeds,
+        "seeds": seeds,
         "ppo": {condition: summary(list(of_seed.values())) for condition, of_seed in runs.items()},
         "differences": differences(runs),
         "best_of_n": drawn,
         "runs": runs,
     }
-    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw(runs, drawn, args.figure)
+    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(runs, drawn, figure)
     print(markdown(found))
 
 
@@ -108,7 +123,19 @@ def reward_of(stage: str, made: Mapping[str, Path]) -> dict[str, Any]:
 def summary(runs: Sequence[Evaluations]) -> dict[str, Any]:
     """Means over seeds, with 95 % intervals, of where proxy and gold end and where gold is highest."""
     figures = [of_run(run) for run in runs]
-    return {name: interval([figure[name] for figure in figures]) for name in figures[0]}
+    means = {name: interval([figure[name] for figure in figures]) for name in figures[0]}
+    return {**means, "gold_lost_after_turn": lost_after_turn(runs)}
+
+
+def lost_after_turn(runs: Sequence[Evaluations]) -> dict[str, float]:
+    """Gold at the evaluation where its mean over seeds is highest, less gold at the end, seed by seed.
+
+    One evaluation for all seeds: the highest of each seed by itself is picked by its noise, and above the end by noise
+    alone. `update` says which it is.
+    """
+    curves = [gains(run, "gold") for run in runs]
+    turn = max(range(len(curves[0])), key=lambda place: statistics.fmean(curve[place] for curve in curves))
+    return {**interval([curve[turn] - curve[-1] for curve in curves]), "update": runs[0][turn]["update"]}
 
 
 def of_run(run: Evaluations) -> dict[str, float]:
@@ -142,7 +169,7 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def differences(runs: Mapping[str, Mapping[int, Evaluations]]) -> dict[str, dict[str, Any]]:
+def differences(runs: Mapping[str, Mapping[Any, Evaluations]]) -> dict[str, dict[str, Any]]:
     """Each condition less the proxy of fewest labels, paired by seed."""
     first = f"{FEWEST} labels"
     return {
@@ -192,7 +219,7 @@ def best_of_n(sft: Path, proxies: Mapping[str, Mapping[int, dict[str, Any]]]) ->
     return found
 
 
-def draw(runs: Mapping[str, Mapping[int, Evaluations]], drawn: Mapping[str, Any], path: Path) -> None:
+def draw(runs: Mapping[str, Mapping[Any, Evaluations]], drawn: Mapping[str, Any], path: Path) -> None:
     """Gains of gold (above) and of the proxy (below) against √KL, with fitted curves: PPO with each label budget,
     with ensembles, and best-of-n."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -252,7 +279,7 @@ def _curve(
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The tables of overoptimization.md."""
-    names = ["proxy_end", "gold_highest", "kl_at_highest", "gold_end", "gold_lost_after_highest", "kl_end", "beta"]
+    names = ["proxy_end", "gold_highest", "kl_at_highest", "gold_end", "gold_lost_after_turn", "kl_end", "beta"]
     lines = ["| PPO against | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
     lines += [
         f"| {condition} | " + " | ".join(_cell(figures[name]) for name in names) + " |"

@@ -79,9 +79,12 @@ def training_arguments(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # `gradient_checkpointing` has a new name in some versions.
         try:
-            return kind(**{**settings, **more})
+            arguments = kind(**{**settings, **more})
         except ValueError as error:
             raise UsageError(f"train: {error}") from error
+    # Where there are several accelerators, transformers would give each a batch: the same recipe, another training.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: str) -> float:

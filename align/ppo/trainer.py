@@ -206,7 +206,8 @@ class PPOTrainer:
         Raises:
             AlignError: a preflight check failed; a reward did, and a checkpoint was written first; or a figure became
                 NaN, and the checkpoints of earlier updates are kept.
-            Interrupted: a signal came; a checkpoint was written first.
+            Interrupted: a signal came; a checkpoint was written first. Only within `align.interrupt.guarded()`, as in a
+                recipe: a script is ended by the signal.
         """
         if self.checkpoint_dir is not None:
             try:
@@ -239,11 +240,12 @@ class PPOTrainer:
                 if done or to_evaluate or self.state.update % eval_steps == 0:
                     self._scored(self._choose)
                 done = done or self.state.stopped is not None
-                if signal := max(ranks.gather(interrupt.requested() or 0)):
-                    interrupt.take_over(signal)
-                if done or to_save or self.state.update % save_steps == 0 or interrupt.requested():
+                signal = max(ranks.gather(interrupt.requested() or 0))  # what comes after this waits for the next step
+                if done or to_save or self.state.update % save_steps == 0 or signal:
                     self._save()
-                interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
+                if signal:
+                    interrupt.take_over(signal)
+                    interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
         if self.eval_prompts:
             restore(self.actor_critic, self.best_weights)
             self._say_which_is_kept()
