@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,20 @@ def mean_interval(
     )
     low, high = np.percentile(means, (2.5, 97.5))
     return Interval(mean, mean + float(low), mean + float(high), len(index))
+
+
+def share_interval(right: Sequence[float], *, seed: int = 0, units: Sequence[Hashable] | None = None) -> Interval:
+    """The share of what is right: `mean_interval` of zeros and ones.
+
+    Where all are right, or none is, resampling shows no other share, and the end that is left is exact (Clopper and
+    Pearson 1934): with n units .025^(1/n), as for three units .29 to 1.
+    """
+    found = mean_interval(right, seed=seed, units=units)
+    if set(right) == {1.0}:
+        return replace(found, low=0.025 ** (1 / found.n))
+    if set(right) == {0.0}:
+        return replace(found, high=1 - 0.025 ** (1 / found.n))
+    return found
 
 
 def paired_difference(

@@ -35,7 +35,7 @@ def compare(a: CheckedModel, b: CheckedModel, rows: data.Rows, *, most: int = 10
     """Rank correlations with 95 % intervals, and the `most` responses whose percentiles are furthest apart.
 
     Raises:
-        UsageError: fewer than ten rows, or one model scores all of them alike.
+        UsageError: too few rows to resample, or one model scores all of them alike.
         AlignError: a model broke its contract.
     """
     rows = data.with_references(rows) if a.needs_references or b.needs_references else rows

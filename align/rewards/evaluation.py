@@ -20,7 +20,7 @@ from align.data.units import units_of
 from align.errors import UsageError
 from align.metrics import bias, classification, ranks
 from align.metrics.bootstrap import bootstrap
-from align.metrics.intervals import mean_interval
+from align.metrics.intervals import mean_interval, share_interval
 from align.progress import track
 from align.rewards import data, scoring
 from align.workspace import Interval
@@ -117,12 +117,12 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
     ]
     units = units_of(pairs.prompts)
 
-    def mean_of(values: Sequence[float], rows: Sequence[int]) -> Interval:
-        return mean_interval([values[row] for row in rows], units=[units[row] for row in rows])
+    def share_of(values: Sequence[float], rows: Sequence[int]) -> Interval:
+        return share_interval([values[row] for row in rows], units=[units[row] for row in rows])
 
     everything = range(len(right))
     slices = {
-        column: {value: {"pair_accuracy": mean_of(right, rows)} for value, rows in group.items()}
+        column: {value: {"pair_accuracy": share_of(right, rows)} for value, rows in group.items()}
         for column, group in {"which is longer": _grouped(longer), **groups}.items()
     }
     return {
@@ -132,8 +132,8 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
         "ties": right.count(0.5),
         "metrics": _plain(
             {
-                "pair_accuracy": mean_of(right, everything),
-                "margin": mean_of([c - r for c, r in zip(chosen, rejected, strict=True)], everything),
+                "pair_accuracy": share_of(right, everything),
+                "margin": mean_interval([c - r for c, r in zip(chosen, rejected, strict=True)], units=units),
             }
         ),
         "length": _plain({"correlation": _correlation(responses, scores, [*units, *units])}),
@@ -184,7 +184,7 @@ def _metrics(
     found: dict[str, Interval | None] = {}
     if said is not None:
         predicted = np.asarray(said)
-        found["accuracy"] = mean_interval((truth == predicted).astype(float).tolist(), units=units)
+        found["accuracy"] = share_interval((truth == predicted).astype(float).tolist(), units=units)
         found["macro_f1"] = _macro_f1(truth, predicted, units)
     found["roc_auc"] = classification.roc_auc_interval(good, scores, units=units)
     try:
@@ -255,8 +255,9 @@ def _by_group(
         one: dict[str, Any] = {"rows": len(rows), "good_rows": int(truth.sum())}
         if said is not None:
             predicted = np.array([said[row] for row in rows])
-            one["accuracy"] = mean_interval((truth == predicted).astype(float).tolist(), units=keys)
-            one["macro_f1"] = _macro_f1(truth, predicted, keys)
+            one["accuracy"] = share_interval((truth == predicted).astype(float).tolist(), units=keys)
+            if 0 < truth.sum() < len(truth):  # of one class alone half of it is the F1 of what is not there
+                one["macro_f1"] = _macro_f1(truth, predicted, keys)
         if 0 < truth.sum() < len(truth):
             of_rows = [scores[row] for row in rows]
             one["roc_auc"] = classification.roc_auc_interval(truth.tolist(), of_rows, samples=500, units=keys)

@@ -108,7 +108,7 @@ class Classification:
             row_right = right
             macro_f1 = classification.macro_f1(names, predictions)
         return {
-            "accuracy": intervals.mean_interval(row_right.double().tolist(), seed=seed, units=units),
+            "accuracy": intervals.share_interval(row_right.double().tolist(), seed=seed, units=units),
             "macro_f1": macro_f1,
             "auc": classification.roc_auc_interval(
                 [self.scored in division.names(row) for row in self.held_out],

@@ -79,8 +79,8 @@ class PreferenceModelling:
         shorter = [float(len(pair.rejected) - len(pair.chosen)) for pair in self.held_out]
         sure = margins.abs().sigmoid()
         return {
-            "pair_accuracy": intervals.mean_interval(_won(margins.tolist()), seed=self.config.seed, units=units),
-            "shorter_accuracy": intervals.mean_interval(_won(shorter), seed=self.config.seed, units=units),
+            "pair_accuracy": intervals.share_interval(_won(margins.tolist()), seed=self.config.seed, units=units),
+            "shorter_accuracy": intervals.share_interval(_won(shorter), seed=self.config.seed, units=units),
             "calibration_error": classification.expected_calibration_error((margins > 0).tolist(), sure.tolist()),
         }
 

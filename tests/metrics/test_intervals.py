@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from align.metrics.intervals import mean_interval, paired_difference
+from align.metrics.intervals import mean_interval, paired_difference, share_interval
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)
 
@@ -26,6 +29,15 @@ def test_equal_values_have_an_interval_of_no_width(value, count):
     interval = mean_interval([value] * count, samples=20)
     assert interval.low == interval.value == interval.high
     assert interval.value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("rows", "units", "n"), [(3, None, 3), (6, [0, 0, 1, 1, 2, 2], 3), (1, None, 1)])
+def test_a_share_of_all_or_nothing_has_the_exact_bound(rows, units, n):
+    everything, nothing = share_interval([1.0] * rows, units=units), share_interval([0.0] * rows, units=units)
+    bound = binomtest(n, n).proportion_ci(0.95, "exact").low
+    assert astuple(everything) == pytest.approx((1, bound, 1, n))
+    assert astuple(nothing) == pytest.approx((0, 0, 1 - bound, n))
+    assert share_interval([1.0, 0.0, 1.0] * 9) == mean_interval([1.0, 0.0, 1.0] * 9)
 
 
 def test_the_interval_is_that_of_the_normal_approximation():
