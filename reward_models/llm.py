@@ -58,7 +58,9 @@ class LLM:
             raise RewardError(f"llm: scale must be the lowest and the highest number, as in [1, 10], not {scale!r}")
         if not isinstance(rubric, str) or not rubric.strip():
             raise RewardError("llm: the rubric is empty: say in it what a good response is")
-        if not isinstance(parallel, int) or parallel < 1:
+        if not isinstance(llm, str) or not llm:
+            raise RewardError(f"llm: `llm:` must be what the endpoint calls its model, not {llm!r}")
+        if type(parallel) is not int or parallel < 1:
             raise RewardError(f"llm: parallel must be a whole number above 0, not {parallel!r}")
         if not isinstance(settings or {}, Mapping):
             raise RewardError(f"llm: settings must be a mapping, as in {{seed: 1}}, not {settings!r}")

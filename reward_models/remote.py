@@ -76,7 +76,7 @@ class Remote:
         rows = answer["scores"]
         if not all(isinstance(row, dict) and row.keys() == {"id", "score"} for row in rows):
             raise RewardError(f'reward model {self.name}: each of its scores must be {{"id": …, "score": …}}')
-        if [row["id"] for row in rows] != list(ids):
+        if [(type(row["id"]), row["id"]) for row in rows] != [(int, one) for one in ids]:  # False is not 0
             raise RewardError(
                 f"reward model {self.name} answered items {_few([row['id'] for row in rows])}, but was asked for "
                 f"{_few(ids)}, in this order"

@@ -134,6 +134,8 @@ def raw(handler, line):
         ({"address": 5}, "address looks like http://127.0.0.1:8000, not 5"),
         ({"scale": [5, 1]}, "scale must be the lowest and the highest number"),
         ({"rubric": " "}, "the rubric is empty"),
+        ({"parallel": True}, "parallel must be a whole number above 0, not True"),
+        ({"llm": None}, "`llm:` must be what the endpoint calls its model, not None"),
         ({"parallel": 0}, "parallel must be a whole number above 0"),
         ({"address": "http://192.0.2.1/v1"}, "is not on this machine but at 192.0.2.1"),
         ({"address": "http://192.0.2.1/v1", "allow_remote": True, "key": "JUDGE_KEY"}, "a key is not sent over http"),
