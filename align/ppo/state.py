@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from align.ppo.objective import RunningMoments
 from reward_models import RewardError
+
+logger = logging.getLogger(__name__)
 
 ENOUGH = 64
 """Different responses after which a reward that has said the same of all of them is taken to be constant."""
@@ -81,6 +84,26 @@ class State:
             self.best, self.evaluations_since_best = candidate, 0
             return True
         return False
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the policy was evaluated since its last update: a reward that failed may have kept it from that."""
+        return bool(self.evaluations) and self.evaluations[-1]["update"] == self.update
+
+    def say_which_is_kept(self, max_eval_kl: float | None) -> None:
+        """Log which policy a run ends with, and warn where that is the one it began with."""
+        best = self.best
+        figures = f"reward {best.reward:.4g}, KL {best.kl:.3g} on held-out prompts"
+        if best.update or not self.update:
+            logger.info("ppo keeps the policy of update %d of %d: %s", best.update, self.update, figures)
+            return
+        logger.warning(
+            "ppo keeps the policy that it began with (%s): in %d updates, none that was evaluated scored higher%s. "
+            "A lower learning_rate, a higher kl_coef or more updates may help",
+            figures,
+            self.update,
+            "" if max_eval_kl is None else f" within max_eval_kl {max_eval_kl:g}",
+        )
 
     def to_json(self) -> str:
         """As text that `from_json` reads back exactly."""

@@ -225,7 +225,7 @@ class PPOTrainer:
                     self._scored(partial(preflight.check_polarity, scorer))
             ended = self.state.update == self.updates or self.state.stopped is not None
             if ended or self.state.update % eval_steps == 0:
-                if not self._is_evaluated():
+                if not self.state.is_evaluated:
                     self._scored(self._choose)
             while self.state.update < self.updates and self.state.stopped is None:
                 self.callbacks.tell("on_step_begin", self.state.update)
@@ -248,7 +248,7 @@ class PPOTrainer:
                     interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
         if self.eval_prompts:
             restore(self.actor_critic, self.best_weights)
-            self._say_which_is_kept()
+            self.state.say_which_is_kept(self.args.max_eval_kl)
         self.callbacks.tell("on_train_end", self.state.update)  # which may save or upload the model
         return self.state
 
@@ -434,25 +434,6 @@ class PPOTrainer:
         patience = args.early_stopping_patience
         if patience is not None and state.evaluations_since_best >= patience and state.stopped is None:
             state.stopped = f"{state.evaluations_since_best} evaluations without a better policy"
-
-    def _say_which_is_kept(self) -> None:
-        best = self.state.best
-        figures = f"reward {best.reward:.4g}, KL {best.kl:.3g} on held-out prompts"
-        if best.update or not self.state.update:
-            logger.info("ppo keeps the policy of update %d of %d: %s", best.update, self.state.update, figures)
-            return
-        within = "" if self.args.max_eval_kl is None else f" within max_eval_kl {self.args.max_eval_kl:g}"
-        logger.warning(
-            "ppo keeps the policy that it began with (%s): in %d updates, none that was evaluated scored higher%s. "
-            "A lower learning_rate, a higher kl_coef or more updates may help",
-            figures,
-            self.state.update,
-            within,
-        )
-
-    def _is_evaluated(self) -> bool:
-        """Whether the policy was evaluated since its last update: a reward that failed may have kept it from that."""
-        return bool(self.state.evaluations) and self.state.evaluations[-1]["update"] == self.state.update
 
     def _held_out(self) -> Iterator[Rollout]:
         generator = torch.Generator().manual_seed(self.args.seed)
