@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.constants import is_offline_mode
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file, logging
 
@@ -91,8 +97,10 @@ def file_if_there(source: str, file: str, name: str, revision: str | None) -> Pa
         return None
     except EntryNotFoundError:
         return None
-    except (OSError, ValueError):  # no such repository, or no access: loading says why
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):  # or no access: loading says why
         return None
+    except OSError as error:
+        raise RewardError(f"reward model {name}: its {file} cannot be fetched: {error}") from error
 
 
 def moved(name: str, model: Any, device: str) -> Any:
