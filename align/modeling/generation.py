@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderCache, PreTrainedTokenizerBase
 
 from align.configs.base import GenerationSettings
-from align.errors import UsageError
 from align.modeling.cache import new_cache
-from align.modeling.trunk import context_of, fits, pad, response_logits, unwrapped
+from align.modeling.context import check_context
+from align.modeling.trunk import pad, response_logits, unwrapped
 
 TOKENS_AT_ONCE = 2**17
 """Prompt and response tokens whose keys and values exist at one time: bounds memory whatever the batch."""
@@ -70,17 +70,12 @@ def sample(
         on_batch: called then, with the number of responses that the batch added.
 
     Raises:
-        UsageError: a prompt with its response might not fit into the model's context.
+        UsageError: a prompt with its response might not fit into the model's table of positions.
     """
     drawn = drawn if drawn is not None else Drawn()
     prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    for prompt, ids in zip(prompts, prompt_ids, strict=True):
-        if not fits(model, len(ids), settings.max_new_tokens):
-            raise UsageError(
-                f"the prompt {' '.join(prompt.split())[:40]!r} has {len(ids)} tokens, and max_new_tokens is "
-                f"{settings.max_new_tokens}, but the model's context is {context_of(model)} tokens: leave such rows "
-                "out, or lower max_new_tokens"
-            )
+    lengths = [(len(ids), settings.max_new_tokens) for ids in prompt_ids]
+    check_context(model, lengths, "leave such rows out, or lower max_new_tokens")
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]), reverse=True)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)

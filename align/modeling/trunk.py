@@ -81,23 +81,6 @@ def unwrapped(model: nn.Module) -> Any:
     return wrapped.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def context_of(model: Any) -> int | None:
-    """Tokens that a model can look at: of prompt and response together, or of an encoder-decoder each. None: any."""
-    config = unwrapped(model).config.get_text_config()
-    longest = getattr(config, "max_position_embeddings", None)
-    return longest if isinstance(longest, int) and longest > 0 else None
-
-
-def fits(model: Any, prompt_length: int, response_length: int) -> bool:
-    """Whether a prompt and a response of so many tokens lie within the model's context."""
-    context = context_of(model)
-    if context is None:
-        return True
-    if unwrapped(model).config.is_encoder_decoder:
-        return max(prompt_length, response_length) <= context
-    return prompt_length + response_length <= context
-
-
 def response_states(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states that predict each response token, [b, t, h], ready for `response_logits` and a value head.
 

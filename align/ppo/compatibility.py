@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from align.errors import UsageError
-from align.modeling.trunk import context_of, fits, unwrapped
+from align.modeling.context import context_of, fits
+from align.modeling.trunk import unwrapped
 from align.ppo.arguments import PPOConfig
 from align.ppo.prompts import Prompt
 from reward_models import CheckedModel

@@ -30,7 +30,8 @@ from align import interrupt
 from align.configs.base import GenerationSettings
 from align.errors import AlignError, UsageError
 from align.modeling.checkpoints import all_in, new_checkpoint
-from align.modeling.trunk import context_of, unwrapped
+from align.modeling.context import context_of
+from align.modeling.trunk import unwrapped
 from align.ppo import checkpoint, health, mixing, objective, preflight, publishing, ranks
 from align.ppo.actor_critic import ActorCritic, restore, weights
 from align.ppo.arguments import PPOConfig

@@ -11,11 +11,12 @@ from align import interrupt
 from align.configs.base import Metric
 from align.configs.evaluate import EvaluateConfig
 from align.data.examples import EvaluationExample
-from align.errors import AlignError, UsageError
+from align.errors import AlignError
 from align.metrics import corpus, diversity, overlap
 from align.metrics.corpus import CorpusMetric
+from align.modeling.context import check_context
 from align.modeling.generation import Response
-from align.modeling.trunk import Batch, context_of, fits, response_kl, response_log_probs, unwrapped
+from align.modeling.trunk import Batch, response_kl, response_log_probs, unwrapped
 from align.stages.responses import Subject
 from align.workspace import Interval
 
@@ -112,7 +113,7 @@ def reference_likelihoods(
     A decoder-only model reads the reference after its prompt, with the space between words that belongs there.
 
     Raises:
-        UsageError: a reference does not fit into the model's context.
+        UsageError: a reference does not fit into the model's table of positions.
     """
     ids: list[tuple[list[int], list[int]]] = []
     for prompt, reference in pairs:
@@ -120,14 +121,11 @@ def reference_likelihoods(
         text = reference if joined else f" {reference.lstrip()}"
         completion = subject.tokenizer(text, add_special_tokens=False)["input_ids"]
         prompt_ids = subject.tokenizer(prompt)["input_ids"]
-        if not fits(subject.model, len(prompt_ids), len(completion) + 1):
-            raise UsageError(
-                f"perplexity of {subject.name}: a reference of {len(completion)} tokens after a prompt of "
-                f"{len(prompt_ids)} is more than its context of {context_of(subject.model)}: "
-                f"{' '.join(reference.split())[:40]!r}. Leave such rows out, or measure no perplexity on them "
-                "(`metrics:` of the data)"
-            )
         ids.append((prompt_ids, [*completion, subject.tokenizer.eos_token_id]))
+    lengths = [(len(prompt), len(completion)) for prompt, completion in ids]
+    check_context(
+        subject.model, lengths, "leave such rows out, or measure no perplexity on them (`metrics:` of the data)"
+    )
     losses: list[float] = []
     for batch in _batches(subject, ids, batch_size):
         losses += (-response_log_probs(subject.model, batch).double().sum(1)).tolist()

@@ -23,8 +23,8 @@ from align.configs.ppo import PPOStageConfig
 from align.data import examples
 from align.errors import UsageError
 from align.modeling.adapters import attach, save_tuned
+from align.modeling.context import context_of
 from align.modeling.load import load_causal_or_seq2seq, load_tokenizer, parameter_count
-from align.modeling.trunk import context_of
 from align.ppo import PPOConfig, PPOTrainer
 from align.ppo.critic import load_critic
 from align.stages import gains

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -79,17 +80,23 @@ def test_a_checkpoints_generation_config_does_not_leak_in(tiny_model: Callable[[
     assert generated(model, PROMPTS, max_new_tokens=12) == before
 
 
-@pytest.mark.parametrize(("architecture", "most"), [("llama", 4), ("bart", 30), ("t5", 2000)])
-def test_what_does_not_fit_into_the_context_is_refused(
-    tiny_model: Callable[[str], Any], word_tokenizer: Any, architecture: str, most: int
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bart", "t5"])
+def test_what_does_not_fit_into_the_context_is_refused_or_warned_of(
+    tiny_model: Callable[[str], Any], word_tokenizer: Any, architecture: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny_model(architecture)
-    if architecture != "t5":  # which has no table of positions
-        model.config.max_position_embeddings = 32
-        with pytest.raises(UsageError, match=r"'w5 w5.* the model's context is 32 tokens"):
-            sample(model, word_tokenizer, ["w6", "w5 " * 33], GenerationSettings(max_new_tokens=most), seed=0)
-    (response,) = sample(model, word_tokenizer, ["w5 " * 28], GenerationSettings(max_new_tokens=4), seed=0)
-    assert len(response.token_ids) <= 4
+    context = 10_000 if architecture == "t5" else model.config.max_position_embeddings  # T5 has relative positions
+    settings = GenerationSettings(max_new_tokens=4)
+    said = rf"1 of 2 prompts with their responses are longer than the model's context of {context} tokens"
+    if architecture in ("gpt2", "bart"):
+        with pytest.raises(UsageError, match=f"{said}.*: leave such rows out"):
+            sample(model, word_tokenizer, ["w6", "w5 " * (context + 1)], settings, seed=0)
+    else:
+        assert len(sample(model, word_tokenizer, ["w6", "w5 " * 200], settings, seed=0)) == 2
+        assert bool(re.search(said, caplog.text)) == (architecture == "llama")
+    caplog.clear()
+    sample(model, word_tokenizer, ["w5 " * (min(context, 40) - 4)], settings, seed=0)
+    assert not caplog.text
 
 
 def test_sample_keeps_the_order_of_prompts(tiny_model: Callable[[str], Any], word_tokenizer: Any) -> None:
