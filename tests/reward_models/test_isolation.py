@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 
 import pytest
 import torch
@@ -52,6 +53,28 @@ def test_a_module_that_is_imported_and_a_call_change_nothing(tmp_path, monkeypat
     assert torch.get_default_dtype() == torch.float32
     printed = capsys.readouterr()
     assert (printed.out, printed.err.splitlines()[:2]) == ("", ["loaded", "asked"])
+
+
+def test_threads_that_overlap_leave_all_as_it_was():
+    begun, ended = threading.Event(), threading.Event()
+
+    def first():
+        with contained("the first"):
+            begun.set()
+            ended.wait(5)
+            torch.set_default_dtype(torch.float64)
+
+    out = sys.stdout
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait(5)
+    with contained("the second"):  # begins within the first, and ends after it
+        torch.set_default_dtype(torch.bfloat16)
+        ended.set()
+        thread.join()
+        assert sys.stdout is sys.stderr
+    assert sys.stdout is out
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_settings_of_a_torch_that_came_with_the_reward(tmp_path):
