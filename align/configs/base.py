@@ -34,6 +34,8 @@ def _bound_or_none(steps: int) -> int:
     return steps
 
 
+StepLimit = Annotated[int, AfterValidator(_bound_or_none)]
+
 COLUMN = re.compile(r"\{(\w[\w. /()-]*)\}")
 """A column of the data in a template: `{text}`, `{continuation.text}`."""
 
@@ -49,8 +51,6 @@ def _with_a_column(template: str) -> str:
 
 Template = Annotated[str, AfterValidator(_with_a_column)]
 """Text with at least one column of the data in it."""
-
-StepLimit = Annotated[int, AfterValidator(_bound_or_none)]
 
 
 class Config(BaseModel):

@@ -46,6 +46,7 @@ def new_checkpoint(directory: Path, step: int, keep: int, needs: Sequence[str] =
         AlignError: one of the files in `needs` was not written.
     """
     final, partial = directory / f"checkpoint-{step}", directory / f"partial-checkpoint-{step}"
+    replaced = directory / f"partial-checkpoint-{step}.old"
     for left_over in directory.glob("partial-checkpoint-*"):  # of a run that was killed, or had no room
         shutil.rmtree(left_over, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -56,10 +57,10 @@ def new_checkpoint(directory: Path, step: int, keep: int, needs: Sequence[str] =
         shutil.rmtree(partial, ignore_errors=True)  # its room may be what the next one lacks
         raise
     if final.exists():
-        final.rename(directory / f"partial-{final.name}.old")
+        final.rename(replaced)
     partial.rename(final)
-    shutil.rmtree(directory / f"partial-{final.name}.old", ignore_errors=True)
     files.fsync(directory)
+    shutil.rmtree(replaced, ignore_errors=True)
     others = sorted((path for path in all_in(directory) if path != final), key=step_of, reverse=True)
     for old in others[keep - 1 :]:
         shutil.rmtree(old)

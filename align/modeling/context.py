@@ -58,8 +58,8 @@ def check_context(model: Any, lengths: Sequence[tuple[int, int]], remedy: str) -
 
 
 def _has_table_of_positions(model: Any) -> bool:
-    """Whether some embedding besides that of the tokens has a row for each position (GPT-2, OPT, BART)."""
+    """Whether some embedding besides that of the tokens has a row for each position (GPT-2), or a few more (BART)."""
     inner = unwrapped(model)
     context, tokens = context_of(model) or 0, inner.get_input_embeddings()
     tables = [module for module in inner.modules() if isinstance(module, nn.Embedding) and module is not tokens]
-    return any(table.num_embeddings >= context and table.weight is not tokens.weight for table in tables)
+    return any(0 <= table.num_embeddings - context <= 8 and table.weight is not tokens.weight for table in tables)

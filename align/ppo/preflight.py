@@ -131,7 +131,7 @@ def check_polarity(reward: CheckedModel) -> None:
 def check_order(reward: CheckedModel, rollout: Rollout) -> None:
     """Raise an `AlignError` where a reward, asked again for a few responses in another order, says otherwise.
 
-    They stand all over the batch, its ends included: some that sort by length forget to put only the rest back.
+    They stand all over the batch, its ends included: a reward may mix up only some part of it.
     """
     spread = float(rollout.scores.max() - rollout.scores.min())
     count = len(rollout.prompts)
