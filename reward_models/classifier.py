@@ -119,9 +119,6 @@ class Classifier:
         }
         declared = declaration(source, name, revision)
         moments = _moments(name, declared.pop("moments", None))
-        wanted, declared_label = (str(one or "").casefold() for one in (label, declared.get("label")))
-        if sign is None and wanted and declared_label and wanted != declared_label:
-            given["sign"] = 1  # the one declared is the other label's
         options = {**declared, **{key: value for key, value in given.items() if value is not None}}
         check_options(name, {key: options[key] for key in given if key in options} | {"batch_tokens": batch_tokens})
         model, tokenizer = pretrained.classifier(source, name, revision)
@@ -129,6 +126,8 @@ class Classifier:
         config = model.config
         usual = {"input": cls.usual_input(tokenizer)}
         options = {**usual, **options}
+        if sign is None and _is_another_label(name, config, declared, options):
+            options["sign"] = 1  # the one declared is the other label's
         if not _reads_alike(name, config, {**usual, **declared}, options):
             moments = None  # They are those of another number.
         made = cls(
@@ -217,13 +216,25 @@ class Classifier:
             add_special_tokens=self._input != "chat",
             return_attention_mask=False,
         )
-        return [self._closed(ids) for ids in encoded["input_ids"]]
+        return [self._closed(self._begun(text, ids)) for text, ids in zip(texts, encoded["input_ids"], strict=True)]
+
+    def _begun(self, text: str, ids: list[int]) -> list[int]:
+        """With the beginning-of-text token that a chat template writes, where cutting the text's start took it away."""
+        bos = self._tokenizer.bos_token_id
+        if self._input == "chat" and bos is not None and len(ids) > 1 and text.startswith(self._tokenizer.bos_token):
+            return [bos, *ids[1:]]
+        return ids
 
     def _closed(self, ids: list[int]) -> list[int]:
         eos = self._tokenizer.eos_token_id
         if self._append_eos and eos is not None and (not ids or ids[-1] != eos):
             room = self._max_length - 1
-            ids = [*(ids[:room] if self._input == "response" else ids[max(0, len(ids) - room) :]), eos]
+            if self._input == "response":
+                ids = ids[:room]
+            elif len(ids) > room:
+                start = ids[:1] if room > 1 and ids[0] == self._tokenizer.bos_token_id else []
+                ids = [*start, *ids[len(ids) - room + len(start) :]]
+            ids = [*ids, eos]
         return ids or [self._pad_token_id if eos is None else eos]
 
     def _padding_is_read(self) -> bool:
@@ -295,6 +306,17 @@ def _reads_alike(name: str, config: Any, declared: Mapping[str, Any], asked: Map
         )
     except RewardError:  # no reading without what is asked
         return False
+
+
+def _is_another_label(name: str, config: Any, declared: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether the label that is asked for is not the declared one: neither of that name, nor that one renamed."""
+    if "label" not in declared or str(asked["label"]).casefold() == str(declared["label"]).casefold():
+        return False
+    try:
+        check_options(name, {"label": declared["label"]})
+        return reading(name, config, declared).index != reading(name, config, asked).index
+    except RewardError:  # no label has that name, or none has any
+        return True
 
 
 def most_tokens(model: Any, tokenizer: Any) -> int:

@@ -215,6 +215,57 @@ def test_moments_of_a_nested_reward_are_part_of_what_is_done(
     assert actions(align.plan("tiny.yaml", overrides=[reward]))["ppo"] == "run"
 
 
+def test_files_that_a_rewards_options_name_are_part_of_what_is_done(
+    here: Path, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "lexicon_reward", raising=False)
+    (here / "lexicon_reward.py").write_text(
+        "class Lexicon:\n"
+        "    def __init__(self, path):\n        self.words = open(path).read()\n\n"
+        "    def score(self, prompts, responses):\n        return [float(r in self.words) for r in responses]\n"
+    )
+    for directory, words in {"v1": "fine", "v2": "kind", "v3": "fine"}.items():
+        (here / directory).mkdir()
+        (here / directory / "words.txt").write_text(words)
+
+    def reward(path: Path) -> list[str]:
+        return [f"stages.ppo.reward={{model: lexicon_reward:Lexicon, path: {path}}}"]
+
+    align.run("tiny.yaml", overrides=reward(here / "v1" / "words.txt"))
+    assert str(here) not in (here / "registry" / "artifacts" / "ppo" / "v1" / "manifest.json").read_text()
+    action = {
+        version: actions(align.plan("tiny.yaml", overrides=reward(here / version / "words.txt")))["ppo"]
+        for version in ("v1", "v2", "v3")
+    }
+    assert action == {"v1": "cached", "v2": "run", "v3": "cached"}
+    (here / "v1" / "words.txt").write_text("fine, kind")
+    assert actions(align.plan("tiny.yaml", overrides=reward(here / "v1" / "words.txt")))["ppo"] == "run"
+
+
+def test_a_classifier_that_a_base_stage_takes_is_asked_before_anything_runs(
+    here: Path, stage: FakeStage, make_classifier: Callable[..., Path]
+) -> None:
+    directory = make_classifier("roberta", ["toxic", "nontoxic"])
+    taken = [f"stages.taken={{kind: base, model: {directory}}}", "stages.ppo.reward=taken"]
+    with pytest.raises(UsageError, match="reward: reward model taken: which label is scored"):
+        align.run("tiny.yaml", overrides=taken)
+    assert stage.ran == []
+
+
+@pytest.mark.parametrize(
+    "service", [{"model": "http://127.0.0.1:9"}, {"model": "llm", "address": "http://127.0.0.1:9", "llm": "x"}]
+)
+def test_a_check_asks_no_service_for_moments(here: Path, stage: FakeStage, service: dict[str, Any]) -> None:
+    (here / "moments.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "dd"}\n')
+    rubric = {"rubric": "From 0 to 10, how kind?"} if service["model"] == "llm" else {}
+    spec = json.dumps({**service, **rubric, "normalize": "moments.jsonl"})
+    nested = json.dumps({"combine": "minimum", "of": [json.loads(spec), {"model": "rules", "repetition": {}}]})
+    for one in (spec, nested):
+        recipe = load("tiny.yaml", [f"stages.ppo.reward={one}"])
+        assert list(rewards.problems(recipe.stages["ppo"], recipe.stages)) == []
+
+
 def test_how_long_a_service_is_waited_for_makes_no_other_artifact(here: Path, stage: FakeStage) -> None:
     def reward(**options: Any) -> list[str]:
         service = json.dumps({"model": "http://127.0.0.1:9", **options})

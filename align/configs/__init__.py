@@ -18,7 +18,14 @@ KINDS: dict[str, type[StageConfig]] = {
 }
 """The kinds of stage, and what each may be told."""
 
-FORMAT_VERSIONS: dict[str, int] = {**dict.fromkeys(KINDS, 1), "pretrain": 3, "sft": 2, "reward": 5, "evaluate": 2}
+FORMAT_VERSIONS: dict[str, int] = {
+    **dict.fromkeys(KINDS, 1),
+    "base": 2,
+    "pretrain": 3,
+    "sft": 2,
+    "reward": 6,
+    "evaluate": 2,
+}
 """Raised when a kind of stage computes something else from the same configuration, so that it runs again."""
 
 __all__ = ["FORMAT_VERSIONS", "KINDS", "StageConfig"]

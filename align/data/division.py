@@ -5,6 +5,7 @@ What is tuned or measured with must not have been trained on, in other rows neit
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,6 +14,8 @@ from align.configs.reward import RewardConfig
 from align.data import examples, units
 from align.data.examples import Labelled, MultiLabelled, Preference
 from align.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 HELD_OUT = 0.1
 """Of each label's rows, where there is no evaluation data; and again for early stopping or calibration."""
@@ -24,7 +27,7 @@ Row = TypeVar("Row")
 
 
 class Division(NamedTuple, Generic[Row]):
-    """No unit is in two of these."""
+    """No unit is in two of these, unless the rows to measure with were given so."""
 
     training: list[Row]
     tuning: list[Row]
@@ -49,6 +52,7 @@ def of_labels(config: RewardConfig) -> Division[Example]:
         """Responses to one prompt are no more independent than one text twice."""
         return row.prompt if by_prompt and row.prompt else (row.prompt, row.text)
 
+    _warn_of_shared("evaluation_data", training, held_out, unit)
     if not held_out or config.needs_tuning_rows:
         random.Random(config.seed).shuffle(training)
     if not held_out:
@@ -80,6 +84,7 @@ def of_pairs(config: RewardConfig) -> Division[Preference]:
         """Pairs of one prompt tell less than as many of different prompts."""
         return pair.prompt if by_prompt and pair.prompt else pair
 
+    _warn_of_shared("evaluation_pairs", training, held_out, unit)
     if not held_out:
         training, held_out = _pairs_set_aside(training, unit)
     if config.needs_tuning_rows:
@@ -132,6 +137,21 @@ def set_aside(
     drawn = sorted((row for row in by_label if unit(row) in places), key=lambda row: places[unit(row)])
     end = len(drawn) if most is None else sum(places[unit(row)] < most for row in drawn)
     return kept + drawn[end:], drawn[:end]
+
+
+def _warn_of_shared(
+    key: str, training: Sequence[Row], held_out: Sequence[Row], unit: Callable[[Row], Hashable]
+) -> None:
+    """Rows that are given to measure with are used as they are, whatever is trained on."""
+    trained = {unit(row) for row in training}
+    if shared := sum(unit(row) in trained for row in held_out):
+        logger.warning(
+            "%s: %d of its %d rows are also trained on, so that what is measured flatters the model. `unique_by` with "
+            "`exclude` leaves such rows out",
+            key,
+            shared,
+            len(held_out),
+        )
 
 
 def _pairs_set_aside(

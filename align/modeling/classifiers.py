@@ -12,8 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from align.configs.base import LoraSettings
+from align.errors import UsageError
 from align.modeling import adapters
 from align.modeling.trunk import pad
+
+_READ_OTHERWISE = ("xlnet", "funnel", "fnet")
 
 
 def closing_texts(tokenizer: PreTrainedTokenizerBase, config: Any) -> PreTrainedTokenizerBase:
@@ -22,12 +25,21 @@ def closing_texts(tokenizer: PreTrainedTokenizerBase, config: Any) -> PreTrained
     A decoder-only body classifies the state of the last token, which should not depend on which word that is; a T5
     classifies that of its end-of-text token. The tokenizer itself puts the token there, so that whoever loads the
     published model gets it right by calling the tokenizer. Encoders (BERT, RoBERTa) have their own marks.
+
+    Raises:
+        UsageError: the body would be trained on other inputs than are scored.
     """
+    if config.model_type in _READ_OTHERWISE:
+        raise UsageError(
+            f"a classifier is not trained on a body of type {config.model_type}, which reads padding or segments in a "
+            "way of its own: take another body (one that is trained already can be a reward)"
+        )
     adds_end = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
     if adds_end or tokenizer.eos_token is None or not _needs_end(config):
         return tokenizer
     backend = tokenizer.backend_tokenizer
-    start = tokenizer("a")["input_ids"][0] if tokenizer("")["input_ids"] else None
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = next((first for first in tokenizer("a")["input_ids"][:1] if first != bare[0]), None)
     marks = [(tokenizer.eos_token, tokenizer.eos_token_id)]
     template = f"$A {tokenizer.eos_token}"
     if start is not None:

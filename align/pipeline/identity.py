@@ -71,7 +71,7 @@ def stage_identity(
 
 def data_fingerprints(config: StageConfig) -> dict[str, str]:
     """The place of each data set in the configuration (`data.0.dataset`) -> the fingerprint of its content. So are
-    files that a reward's moments are measured on, and the directory of a base model.
+    files that a reward reads, and the directory of a base model.
 
     Raises:
         UsageError: a file is missing.
@@ -90,13 +90,13 @@ def _content(config: StageConfig) -> Iterator[tuple[str, str, Callable[[], str]]
         without = f" without {sources.place(dataset.exclude)}" if dataset.exclude else ""
         yield place, sources.place(dataset) + without, partial(sources.fingerprint, dataset)
     for key in REWARD_KEYS.get(config.kind, ()):
-        for place, path in rewards.normalizations(getattr(config, key), key):
-            yield place, path, partial(_normalization_digest, place, path)
+        for place, path in rewards.files_read(getattr(config, key), key):
+            yield place, path, partial(_file_digest, place, path)
     if isinstance(config, BaseModelConfig) and (directory := Path(config.model).expanduser()).is_dir():
         yield "model", config.model, partial(directory_digest, directory)
 
 
-def _normalization_digest(place: str, path: str) -> str:
+def _file_digest(place: str, path: str) -> str:
     if not Path(path).expanduser().is_file():
         raise UsageError(f"{place}: there is no file {path} (looked from {Path.cwd()})")
     return files.sha256_once(Path(path).expanduser())
@@ -109,21 +109,26 @@ def portable(config: StageConfig, as_written: Mapping[str, str]) -> dict[str, An
     part. What is no path stands with its value, wherever it came from: another value is another stage.
     """
 
-    def reduced(value: Any, key: str = "") -> Any:
+    def reduced(value: Any, key: str = "", *, of_reward: bool = False) -> Any:
         if isinstance(value, dict):
-            return {name: reduced(item, name) for name, item in value.items()}
+            return {name: reduced(item, name, of_reward=of_reward) for name, item in value.items()}
         if isinstance(value, list):
-            return [reduced(item, key) for item in value]
+            return [reduced(item, key, of_reward=of_reward) for item in value]
         if not isinstance(value, str):
             return value
         scheme, directory = ("path:", value[5:]) if value.startswith("path:") else ("", value)
         is_absolute = directory.startswith(("/", "~"))
-        if scheme or key in ("path", "normalize") or (key == "model" and is_absolute):
+        # An option of somebody's own that is called so is a path we know if it names a file, which is read.
+        is_path = key == "path" and (not of_reward or rewards.is_file(value))
+        if scheme or is_path or key == "normalize" or (key == "model" and is_absolute):
             return as_written.get(value, scheme + Path(directory).name if is_absolute else value)
         return value
 
-    result: dict[str, Any] = reduced(config.model_dump(mode="json"))
-    return result
+    of_rewards = REWARD_KEYS.get(config.kind, ())
+    return {
+        name: reduced(value, name, of_reward=name in of_rewards)
+        for name, value in config.model_dump(mode="json").items()
+    }
 
 
 def outside_digest(reference: str) -> str:

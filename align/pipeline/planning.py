@@ -257,7 +257,7 @@ def pin_of(reference: str) -> str:
         FileNotFoundError: the directory or module does not exist; the message says which.
     """
     if parse_reference(reference).kind == "stage":  # a reward model of an installed package
-        return rewards.package_of(reference)
+        return f"{rewards.package_of(reference)}, {identity.outside_digest(rewards.place_of(reference))}"
     return identity.outside_digest(reference)
 
 

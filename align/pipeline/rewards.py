@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import reward_models
 from align.configs import StageConfig
 from align.configs.base import EvaluationData, PromptData
+from align.configs.base_model import BaseModelConfig
 from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
 from align.configs.reward import RewardConfig
@@ -16,6 +18,8 @@ from reward_models import nesting
 from reward_models.options import check as check_options
 from reward_models.options import score_range
 
+_NAMES = ("model", "combine", "name", "label", "key")
+"""Options whose value is never a file, whatever is called so in the working directory."""
 _TRANSPORT = ("connect_timeout", "read_timeout", "timeout", "retries", "parallel")
 
 
@@ -74,21 +78,39 @@ def package_of(name: str) -> str:
     return f"{entry.value} of {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
-def normalizations(spec: Any, place: str) -> Iterator[tuple[str, str]]:
-    """The files that moments are measured on, by their place in the configuration: `reward.of.0.normalize`."""
+def place_of(name: str) -> str:
+    """`module:attribute` of a reward model that an installed package offers under this name."""
+    return reward_models.plugins()[name].value
+
+
+def files_read(spec: Any, place: str) -> Iterator[tuple[str, str]]:
+    """The files that moments are measured on, by their place in the configuration (`reward.of.0.normalize`), and those
+    that options of one's own code name."""
     for keys, inner in nesting.walk(spec):
-        if isinstance(inner, Mapping) and isinstance(inner.get("normalize"), str):
-            yield ".".join([place, *map(str, keys), "normalize"]), inner["normalize"]
+        for key, value in inner.items() if isinstance(inner, Mapping) else ():
+            if isinstance(value, str) and (key == "normalize" or (key not in _NAMES and is_file(value))):
+                yield ".".join([place, *map(str, keys), key]), value
+
+
+def is_file(value: str) -> bool:
+    """Whether an option's value is the path of a file that is there."""
+    try:
+        return Path(value).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):  # too long for a path, no such home, a NUL
+        return False
 
 
 def without_transport(spec: Any) -> Any:
     """The spec without what decides only how long a service is waited for: its numbers are the same."""
     if not isinstance(spec, Mapping):
         return spec
-    model = spec.get("model")
-    is_service = isinstance(model, str) and (model == "llm" or model.lower().startswith(("http://", "https://")))
+    is_service = _is_service(spec.get("model"))
     kept = {key: value for key, value in spec.items() if not (is_service and key in _TRANSPORT)}
     return nesting.rebuilt(kept, without_transport)
+
+
+def _is_service(model: object) -> bool:
+    return isinstance(model, str) and (model == "llm" or model.lower().startswith(("http://", "https://")))
 
 
 def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData | EvaluationData]]:
@@ -118,9 +140,14 @@ def _without_artifacts(spec: Any, stages: Mapping[str, StageConfig], *, whole: b
     parsed = parse_reference(model)
     needs_none = parsed.kind == "other" or (parsed.kind == "stage" and model in reward_models.builtin_names())
     if model not in stages and (needs_none or (whole and parsed.kind in ("path", "hub"))):
-        return spec
+        # Its moments would be measured now, of which a check asks no service.
+        return _without_unmeasured(spec) if isinstance(spec, Mapping) and _is_service(model) and not whole else spec
     options = {key: value for key, value in spec.items() if key != "model"} if spec is not model else {}
-    return _stand_in(model, options, stages.get(model))
+    made = stages.get(model)
+    # What a stage takes from a directory is there already. (Of the Hub, the stage may have an artifact of it by now.)
+    if whole and isinstance(made, BaseModelConfig) and Path(made.model).expanduser().is_dir():
+        return {"name": model, **options, "model": f"path:{made.model}"}
+    return _stand_in(model, options, made)
 
 
 def _without_unmeasured(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +167,8 @@ def _stand_in(model: str, options: Mapping[str, Any], trained: StageConfig | Non
     check_options(model, {key: value for key, value in options.items() if key not in common})
     if isinstance(trained, RewardConfig):
         bad = (trained.labels and trained.labels.negative) or ""
-        is_bad = bad and str(options.get("label") or bad).casefold() == bad.casefold()
+        bad_names = (bad.casefold(), str((options.get("names") or {}).get(bad)).casefold())
+        is_bad = bad and str(options.get("label") or bad).casefold() in bad_names
         sign = options.get("sign") or (-1 if is_bad else 1)
         scores = score_range(options.get("transform") or trained.transform, sign)
     else:  # nothing is known of it here, and no lowest score is missed in it

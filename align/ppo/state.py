@@ -60,6 +60,16 @@ class Variety:
                 "responses, which teaches nothing; where that is meant, set health.min_score_std to null"
             )
 
+    def say_if_constant(self, name: str) -> None:
+        """Warn at the end of a run that was too short for an error."""
+        if self.only is not None and not self.seen:
+            logger.warning(
+                "reward model %s gave %g to every response of this run (%d, counted by update): it has taught nothing",
+                name,
+                self.only,
+                self.responses,
+            )
+
 
 @dataclass
 class State:

@@ -5,6 +5,7 @@ The weights are loaded with the code that will train them later, so that a model
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import reward_models
 from align.configs.base_model import BaseModelConfig
 from align.errors import UsageError
 from align.modeling.export import empty_directory, save_model
 from align.modeling.load import LOADING_ERRORS, load_tokenizer, parameter_count
 from align.tracking import Tracker
 from align.workspace import Inputs, Metrics, Workspace
+from reward_models.pretrained import file_if_there
 
 LOADERS = {
     "ForCausalLM": AutoModelForCausalLM,
@@ -52,9 +55,22 @@ def run(config: BaseModelConfig, inputs: Inputs, workspace: Workspace, tracker: 
     except LOADING_ERRORS as error:
         raise UsageError(_explanation(config, error)) from error
     save_model(model, tokenizer, empty_directory(workspace.output))
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        _keep_declaration(config, workspace.output)
     metrics = {"parameters": float(parameter_count(model))}
     tracker.summary(metrics)
     return metrics
+
+
+def _keep_declaration(config: BaseModelConfig, output: Path) -> None:
+    """What a reward model says of itself goes along, its sign first of all."""
+    revision = None if _is_local(config) else config.revision or "main"
+    try:
+        found = file_if_there(config.model, reward_models.DECLARATION, config.model, revision)
+    except reward_models.RewardError as error:
+        raise UsageError(str(error)) from error
+    if found is not None:
+        shutil.copyfile(found, output / reward_models.DECLARATION)
 
 
 def _is_local(config: BaseModelConfig) -> bool:

@@ -47,6 +47,8 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
         UsageError: where the data lacks the label that is scored, or has no other.
         AlignError: where the held-out AUC is below `require_auc`; nothing is left to publish then.
     """
+    # What may be wrong with the policy or its prompts is found out before a classifier is trained for them.
+    responses = _responses(config.normalize, inputs, workspace, config.seed) if config.normalize else ([], [])
     set_seed(config.seed)
     output = empty_directory(workspace.output)
     task = PreferenceModelling(config) if config.pairs else Classification(config)
@@ -78,14 +80,14 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     if stopping:
         metrics["best_step"] = float(_best_step(trainer, workspace))
 
+    if config.calibration == "temperature":
+        logits = task.tuning_logits(model, tokenizer)
+        temperature = calibration.temperature(logits, task.likelihood_loss)
+        calibration.divide_logits(model, temperature)
+        metrics["temperature"] = temperature
     if isinstance(model, PeftModel):
         save_adapter(model, output / "adapter")
         classifier = merged(model, output / "adapter")
-    if config.calibration == "temperature":
-        logits = task.tuning_logits(classifier, tokenizer)
-        temperature = calibration.temperature(logits, task.likelihood_loss)
-        calibration.divide_logits(classifier, temperature)
-        metrics["temperature"] = temperature
     metrics |= task.measure(classifier, tokenizer)
     tracker.summary(metrics)
     _require_skill(config, metrics, output)
@@ -96,7 +98,7 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
         declaration["probes"] = config.probes
     _declare(output, declaration)
     if config.normalize is not None:
-        moments = _moments(config.normalize, inputs[config.normalize.policy], output, workspace, config.seed)
+        moments = _moments(config.normalize.policy, *responses, output)
         _declare(output, {**declaration, "moments": moments})
         metrics |= {f"reward_{name}": value for name, value in moments.items()}
     return metrics
@@ -147,26 +149,31 @@ def _require_skill(config: RewardConfig, metrics: Metrics, output: Path) -> None
         )
 
 
-def _moments(
-    normalize: Normalize, policy_directory: Path, output: Path, workspace: Workspace, seed: int
-) -> dict[str, float]:
-    """Mean and standard deviation of the published reward on responses of a policy, one to each prompt.
+def _responses(normalize: Normalize, inputs: Inputs, workspace: Workspace, seed: int) -> tuple[list[str], list[str]]:
+    """The prompts, and the policy's response to each.
 
     Raises:
         Interrupted: after a checkpoint of the responses so far, where a signal asked to end.
-        AlignError: the reward is the same for all of them.
+        UsageError: a prompt does not fit into the policy's context.
     """
     prompts = examples.prompts(normalize.prompts)
-    policy = load_subject("policy", policy_directory)
+    policy = load_subject("policy", inputs[normalize.policy])
     kept = Responses(workspace.checkpoints / "moments")
     with track("moments", total=len(prompts), initial=len(kept)) as advance:
         responses = kept.to_all(prompts, policy, normalize.generation, advance, seed=seed)
-    scores = reward_models.load(str(output)).score(prompts, [response.text for response in responses])
+    return prompts, [response.text for response in responses]
+
+
+def _moments(policy: str, prompts: list[str], responses: list[str], output: Path) -> dict[str, float]:
+    """Mean and standard deviation of the published reward on responses of a policy.
+
+    Raises:
+        AlignError: the reward is the same for all of them.
+    """
+    scores = reward_models.load(str(output)).score(prompts, responses)
     std = statistics.pstdev(scores)
     if std < 1e-6:
-        raise AlignError(
-            f"normalize: the reward is {scores[0]:.3g} for all {len(scores)} responses of {normalize.policy}"
-        )
+        raise AlignError(f"normalize: the reward is {scores[0]:.3g} for all {len(scores)} responses of {policy}")
     return {"mean": statistics.fmean(scores), "std": std}
 
 

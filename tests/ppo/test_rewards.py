@@ -83,6 +83,16 @@ def test_a_constant_reward_stops_with_its_name_and_a_checkpoint(
     train(reward, settings={**settings, "health": {"min_score_std": None}})
 
 
+def test_a_constant_reward_is_said_at_the_end_of_a_run_too_short_for_an_error(
+    train: Callable[..., Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    train(reward_models.checked(lambda prompts, responses: [0.25] * len(responses), "planted"))
+    assert "reward model planted gave 0.25 to every response of this run" in caplog.text
+    caplog.clear()
+    train(reward_models.checked(lambda prompts, responses: [float(len(text)) for text in responses], "length"))
+    assert "to every response" not in caplog.text
+
+
 def test_what_a_failed_reward_kept_from_evaluation_is_evaluated_by_the_same_command(
     train: Callable[..., Recorder], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 import reward_models
 from reward_models import RewardError
@@ -321,6 +322,44 @@ def test_a_declared_sign_is_that_of_its_label(make_classifier, prompts, texts, t
     assert scores(directory, prompts, texts, label="nontoxic", sign=-1) == pytest.approx([-one for one in declared])
     (directory / "reward_model.json").write_text('{"sign": -1}')  # of whichever label is asked for
     assert scores(directory, prompts, texts, label="toxic") == declared
+
+
+def test_a_renamed_label_keeps_the_sign_that_was_declared_for_it(make_classifier, prompts, texts, tmp_path):
+    directory = tmp_path / "declared"
+    shutil.copytree(make_classifier("roberta", ["toxic", "nontoxic"]), directory)
+    declaration = directory / "reward_model.json"
+    declaration.write_text('{"label": "toxic", "sign": -1, "moments": {"mean": 1.0, "std": 2.0}}')
+    declared = scores(directory, prompts, texts)
+    assert scores(directory, prompts, texts, names={"toxic": "rude"}, label="rude") == declared
+    assert scores(directory, prompts, texts, names={0: "rude", 1: "nice"}, label="Rude") == declared
+    other = scores(directory, prompts, texts, names={"nontoxic": "nice"}, label="nice")
+    assert other == pytest.approx([2 * one + 1 for one in declared])  # its own sign, and no moments
+    # Names that say the opposite of those declared: the label of that name is the bad one, wherever it stands.
+    declaration.write_text('{"label": "bad", "sign": -1, "names": {"toxic": "bad", "nontoxic": "good"}}')
+    turned = {"toxic": "good", "nontoxic": "bad"}
+    assert scores(directory, prompts, texts, names=turned, label="bad") == pytest.approx([-one for one in other])
+
+
+def test_a_long_dialogue_that_is_closed_keeps_its_beginning_of_text(make_classifier, tmp_path):
+    directory = tmp_path / "llama"
+    shutil.copytree(make_classifier("llama", ["toxic", "nontoxic"]), directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.bos_token = tokenizer.pad_token
+    tokenizer.chat_template = "{{ bos_token }}{% for turn in messages %}{{ turn['content'] }} {% endfor %}"
+    marks = [(tokenizer.bos_token, tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=marks
+    )
+    tokenizer.save_pretrained(directory)
+    for read, closes in {"prompt_and_response": True, "chat": True, "response": True}.items() | {("chat", False)}:
+        options = {"input": read, "append_eos": closes, "max_length": 8, "label": "toxic"}
+        model = reward_models.load(str(directory), **options)._model
+        (long,), (short,) = (model._token_ids([model._text(text, text)]) for text in ("a b c d e f g h i j k l", "a"))
+        assert len(long) == 8 > len(short)
+        for ids in (long, short):
+            assert ids[0] == tokenizer.bos_token_id
+            assert ids.count(tokenizer.bos_token_id) == 1
+            assert (ids[-1] == tokenizer.eos_token_id) == closes
 
 
 def test_a_label_called_by_a_number_is_renamed_by_its_name(make_classifier, prompts, texts):

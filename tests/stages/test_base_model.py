@@ -39,7 +39,10 @@ def test_a_classifier_keeps_its_labels(tiny_models: dict[str, Path], tmp_path: P
     config.id2label, config.label2id = {0: "nothate", 1: "hate"}, {"nothate": 0, "hate": 1}
     RobertaForSequenceClassification(config).save_pretrained(tmp_path / "given")
     load_tokenizer(tiny_models["roberta"]).save_pretrained(tmp_path / "given")
+    declared = '{"label": "hate", "sign": -1}'
+    (tmp_path / "given" / "reward_model.json").write_text(declared)
     take(tmp_path / "given", tmp_path)
+    assert (tmp_path / "output" / "reward_model.json").read_text() == declared
     kept = json.loads((tmp_path / "output" / "config.json").read_text())
     assert kept["id2label"] == {"0": "nothate", "1": "hate"}
     assert kept["architectures"] == ["RobertaForSequenceClassification"]

@@ -11,9 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from tokenizers import processors
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    XLNetConfig,
+)
 
 import reward_models
 from align import interrupt
@@ -225,7 +232,10 @@ def test_lora_trains_little_and_publishes_merged_weights(
     ]
     assert changed
     assert not any("embed" in name or "norm" in name for name in changed)
-    assert (tmp_path / "output" / "adapter" / "adapter_model.safetensors").is_file()
+    body_again = load_classifier(tiny_models[body], ["nice", "not nice"]).eval()
+    adapted = PeftModel.from_pretrained(body_again, str(tmp_path / "output" / "adapter")).eval()
+    ids = torch.tensor([[20, 21, 22, model.config.eos_token_id]])
+    torch.testing.assert_close(adapted(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
 
 
 def test_many_combinations_of_labels_leave_no_more_rows_to_tune_with(
@@ -560,6 +570,22 @@ def test_rewards_of_the_policy_have_mean_0_and_variance_1(
     assert all(0 < one < 1 for one in raw)  # Read in another way, the moments are not its own.
 
 
+def test_prompts_that_do_not_fit_the_policy_are_found_before_the_reward_is_trained(
+    tiny_models: dict[str, Path], tables: dict[str, Path], tmp_path: Path, preferring: Any
+) -> None:
+    tokenizer = load_tokenizer(tiny_models["llama"])
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=12)
+    ).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    prompts = [{"dataset": {"path": str(tables["pairs"])}, "prompt": "{chosen}"}]
+    config = preferring(normalize={"policy": "sft", "prompts": prompts, "generation": {"max_new_tokens": 8}})
+    inputs = {"base": tiny_models["roberta"], "sft": tmp_path / "gpt2"}
+    with pytest.raises(UsageError, match="longer than the model's context of 12 tokens"):
+        reward.run(config, inputs, Workspace(tmp_path), NullTracker())
+    assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
+
+
 def test_moments_that_were_interrupted_go_on_with_the_responses_there_are(
     tiny_models: dict[str, Path],
     tables: dict[str, Path],
@@ -593,6 +619,31 @@ def test_moments_that_were_interrupted_go_on_with_the_responses_there_are(
     reward.run(config, inputs, Workspace(tmp_path / "parts"), NullTracker())
     assert sampled == [64, 56]
     assert _files(tmp_path / "parts" / "output") == _files(tmp_path / "whole" / "output")
+
+
+def test_rows_to_measure_with_that_are_trained_on_are_warned_of(
+    rows: Path, configured: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = {"dataset": {"path": str(rows)}, "text": "{prompt}", "label": {"column": "label"}}
+    division.of_labels(configured())
+    assert "also trained on" not in caplog.text
+    division.of_labels(configured(evaluation_data=[data]))
+    assert "evaluation_data: 80 of its 80 rows are also trained on" in caplog.text
+
+
+def test_a_body_that_reads_padding_in_a_way_of_its_own_is_refused(tiny_models: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="not trained on a body of type xlnet"):
+        classifiers.closing_texts(load_tokenizer(tiny_models["roberta"]), XLNetConfig())
+
+
+def test_a_word_is_not_taken_for_a_mark_where_a_tokenizer_adds_another_end(tiny_models: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(tiny_models["llama"])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {tokenizer.unk_token}", special_tokens=[(tokenizer.unk_token, tokenizer.unk_token_id)]
+    )
+    closed = classifiers.closing_texts(tokenizer, load_config(tiny_models["llama"]))
+    bare = tokenizer("kind", add_special_tokens=False)["input_ids"]
+    assert closed("kind")["input_ids"] == [*bare, tokenizer.eos_token_id]
 
 
 def test_the_average_of_the_weights_is_published(tiny_models: dict[str, Path], tmp_path: Path, configured: Any) -> None:
