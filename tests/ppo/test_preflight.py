@@ -172,18 +172,21 @@ def test_stops_a_planted_fault(trainer: Callable[..., PPOTrainer], name: str) ->
     assert all(torch.equal(weight, before[key]) for key, weight in ppo.actor_critic.trainable.items())
 
 
+CONSTANT_IS_FINE = {"health": {"min_score_std": None}}
+
+
 def test_is_silent_without_a_fault(
     trainer: Callable[..., PPOTrainer], architecture: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="align.ppo"):
-        assert trainer(architecture).train().update == 1
-    assert not caplog.records
+        assert trainer(architecture, CONSTANT_IS_FINE).train().update == 1
+    assert not [record.getMessage() for record in caplog.records if record.name.startswith("align")]
 
 
 def test_what_does_not_apply_is_logged_as_skipped(
     trainer: Callable[..., PPOTrainer], tiny_model: Callable[[str], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    ppo = trainer("gpt2", {"stop_token": None}, ref_model=tiny_model("gpt2"))
+    ppo = trainer("gpt2", {"stop_token": None, **CONSTANT_IS_FINE}, ref_model=tiny_model("gpt2"))
     ppo.reward = preflight.CheckedModel(lambda prompts, responses: [0.0] * len(responses), "plain")
     with caplog.at_level(logging.INFO, logger="align.ppo"):
         ppo.train()
