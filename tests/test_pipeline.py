@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import align
+import reward_models
 from align import pipeline, stages
 from align.configs import StageConfig
 from align.configs.base import TrainConfig
 from align.configs.sft import SftConfig
 from align.errors import AlignError, Interrupted, UsageError, VerificationError
-from align.pipeline import Plan, identity, rewards
+from align.pipeline import Plan, identity, planning, rewards
 from align.recipe import load
 from align.registry import Registry, collection, files
 from align.tracking import Tracker
@@ -284,10 +286,14 @@ def test_a_reward_of_ones_own_is_pinned_with_all_of_its_package(here: Path, monk
     (here / "pinned_reward" / "__init__.py").write_text("raise RuntimeError('imported')\n")
     inner = here / "pinned_reward" / "inner.py"
     inner.write_text("x = 1\n")
+    entry = EntryPoint("mine", "pinned_reward.inner:Brief", "align.reward_models")
+    monkeypatch.setattr(reward_models, "plugins", lambda: {"mine": entry})
+    installed = planning.pin_of("mine")
     before = identity.outside_digest("pinned_reward.inner:Brief")
     assert identity.outside_digest("pinned_reward:Brief") == before
     inner.write_text("x = 2 + 2\n")
     assert identity.outside_digest("pinned_reward:Brief") != before
+    assert planning.pin_of("mine") != installed  # of a version that did not change, as one that is edited in place
     with pytest.raises(FileNotFoundError, match="there is no module 'brave'"):
         identity.outside_digest("brave:Brief")
 

@@ -257,7 +257,11 @@ def pin_of(reference: str) -> str:
         FileNotFoundError: the directory or module does not exist; the message says which.
     """
     if parse_reference(reference).kind == "stage":  # a reward model of an installed package
-        return f"{rewards.package_of(reference)}, {identity.outside_digest(rewards.place_of(reference))}"
+        package = rewards.package_of(reference)
+        try:
+            return f"{package}, {identity.outside_digest(rewards.place_of(reference))}"
+        except FileNotFoundError:  # loading it says so
+            return package
     return identity.outside_digest(reference)
 
 
