@@ -118,7 +118,7 @@ def portable(config: StageConfig, as_written: Mapping[str, str]) -> dict[str, An
             return value
         scheme, directory = ("path:", value[5:]) if value.startswith("path:") else ("", value)
         is_absolute = directory.startswith(("/", "~"))
-        # An option of somebody's own that is called so is a path we know if it names a file, which is read.
+        # A reward's own option may be called `path` and mean anything; if it names a file, the content is known.
         is_path = key == "path" and (not of_reward or rewards.is_file(value))
         if scheme or is_path or key == "normalize" or (key == "model" and is_absolute):
             return as_written.get(value, scheme + Path(directory).name if is_absolute else value)
