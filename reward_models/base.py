@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
@@ -15,11 +17,16 @@ from typing import Any, Protocol, runtime_checkable
 from reward_models.calling import Scorer, taking_references
 from reward_models.isolation import contained
 
+logger = logging.getLogger(__name__)
+
 DECLARATION = "reward_model.json"
 """The file beside a model's weights that says what its number means."""
 
 LARGEST = 3.4028234663852886e38
 """The largest score, of either sign: that of float32, in which training keeps them."""
+
+PATIENCE = 60.0
+"""Seconds that a model may take for one call before that is said, once."""
 
 
 class RewardError(ValueError):
@@ -98,6 +105,7 @@ class CheckedModel:
                 probes = _said(getattr(model, "probes", ()))
         self._probes = _pairs(self.name, probes)
         self._description = self._described()
+        self._was_slow = False
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None = None
@@ -154,7 +162,7 @@ class CheckedModel:
         self, prompts: Sequence[str], responses: Sequence[str], references: Sequence[str] | None
     ) -> list[float]:
         expected = len(responses)  # now: the model may change the list that it is given
-        with self._asked("score()"):
+        with self._asked("score()"), self._waited_for(expected):
             scores = self._score(prompts, responses, references)
             finite = _validated(scores, expected, f"reward model {self.name}")
         with self._asked("components()"):
@@ -192,6 +200,30 @@ class CheckedModel:
             raise
         except BaseException as error:  # such as SystemExit, or the CancelledError of a client within
             raise RewardError(f"reward model {self.name}: {what} failed: {type(error).__name__}: {error}") from error
+
+    @contextmanager
+    def _waited_for(self, responses: int) -> Iterator[None]:
+        """Whoever seems to hang should see what it is that does not come back."""
+        if self._was_slow:
+            yield
+            return
+
+        def say() -> None:
+            self._was_slow = True
+            logger.warning(
+                "reward model %s has not answered for %g s (%d responses); what waits for it goes on when it does",
+                self.name,
+                PATIENCE,
+                responses,
+            )
+
+        timer = threading.Timer(PATIENCE, say)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _part(self, name: str) -> str:
         return f"component {name} of reward model {self.name}"

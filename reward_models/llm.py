@@ -130,6 +130,11 @@ class LLM:
                 f"reward model {self.name} was cut off in its answer, which may be longer than it looks: raise "
                 "max_tokens in its settings"
             )
+        if ended == "content_filter":
+            raise RewardError(
+                f"reward model {self.name} did not judge a response: the endpoint's content filter stopped it. Switch "
+                "the filter off there, or take an endpoint without one: what is to be judged may well be offensive"
+            )
         if not isinstance(said, str) or not _NUMBER.fullmatch(said):
             shown = self._endpoint.shown(str(said).encode(errors="replace"))
             raise RewardError(

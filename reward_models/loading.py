@@ -160,6 +160,7 @@ def _refuse(options: Mapping[str, Any], taken: str, place: str) -> None:
 def _trained(source: str, options: dict[str, Any], name: str) -> Any:
     from reward_models.classifier import Classifier, declaration
     from reward_models.preference import Preference, is_preference
+    from reward_models.pretrained import configuration
 
     _refuse(options, "source", name)
     revision = options.get("revision")
@@ -167,7 +168,7 @@ def _trained(source: str, options: dict[str, Any], name: str) -> Any:
     said = {**declaration(source, name, revision), **given}
     # A lone logit that is given a name tells that of a response, unless its prompt is asked for too.
     of_response = said.get("names") and said.get("input", "response") == "response"
-    kind = Preference if not of_response and is_preference(source, revision) else Classifier
+    kind = Preference if not of_response and is_preference(configuration(source, name, revision)) else Classifier
     return _made(name, kind.load, {"source": source, "name": name, **options})
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig
-
 from reward_models.classifier import Classifier
 from reward_models.options import Input
 
@@ -34,10 +32,6 @@ class Preference(Classifier):
         return True
 
 
-def is_preference(source: str, revision: str | None = None) -> bool:
-    """Whether a directory or Hub repository holds a model of one logit that is not named for anything else."""
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        return config.num_labels == 1 and config.id2label[0] in (LABEL, "LABEL_0")
-    except Exception:
-        return False  # whoever loads it will say why
+def is_preference(config: Any) -> bool:
+    """Whether a model's configuration is that of one logit that is not named for anything else."""
+    return config.num_labels == 1 and config.id2label[0] in (LABEL, "LABEL_0")

@@ -18,10 +18,22 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import cached_file, logging
 
 from reward_models.base import RewardError
+
+
+def configuration(source: str, name: str, revision: str | None) -> Any:
+    """What `config.json` says of a model.
+
+    Raises:
+        RewardError: there is none, or it cannot be read or fetched.
+    """
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise _not_loadable(name, error) from error
 
 
 def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
@@ -40,11 +52,8 @@ def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # which are looked at below
             )
-    except Exception as error:  # Of damaged files each library complains in its own way.
-        what = f"{error}"
-        if not isinstance(error, OSError | ValueError):
-            what = f"its files are damaged or incomplete, make or fetch it again: {type(error).__name__}: {error}"
-        raise RewardError(f"reward model {name}: no sequence classifier can be loaded: {what}") from error
+    except Exception as error:
+        raise _not_loadable(name, error) from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise RewardError(
             f"reward model {name} is an adapter, whose base model lies elsewhere and may change: merge the two "
@@ -72,6 +81,13 @@ def classifier(source: str, name: str, revision: str | None) -> tuple[Any, Any]:
             f"{', '.join(sorted(report['missing_keys'])[:3])}. Train one with a stage of kind `reward`, or name another"
         )
     return model, tokenizer
+
+
+def _not_loadable(name: str, error: Exception) -> RewardError:
+    what = f"{error}"
+    if not isinstance(error, OSError | ValueError):  # Of damaged files each library complains in its own way.
+        what = f"its files are damaged or incomplete, make or fetch it again: {type(error).__name__}: {error}"
+    return RewardError(f"reward model {name}: no sequence classifier can be loaded: {what}")
 
 
 def file_if_there(source: str, file: str, name: str, revision: str | None) -> Path | None:

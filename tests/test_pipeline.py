@@ -245,14 +245,22 @@ def test_files_that_a_rewards_options_name_are_part_of_what_is_done(
     assert actions(align.plan("tiny.yaml", overrides=reward(here / "v1" / "words.txt")))["ppo"] == "run"
 
 
-def test_a_classifier_that_a_base_stage_takes_is_asked_before_anything_runs(
+def test_a_classifier_that_is_there_already_is_asked_before_anything_runs(
     here: Path, stage: FakeStage, make_classifier: Callable[..., Path]
 ) -> None:
     directory = make_classifier("roberta", ["toxic", "nontoxic"])
     taken = [f"stages.taken={{kind: base, model: {directory}}}", "stages.ppo.reward=taken"]
     with pytest.raises(UsageError, match="reward: reward model taken: which label is scored"):
         align.run("tiny.yaml", overrides=taken)
+    nothing: dict[str, Any] = {"inputs": {}, "config": {}, "metrics": {}, "environment": {}}
+    Registry("registry").publish(directory, name="kept", kind="base", fingerprint="0" * 16, **nothing)
+    with pytest.raises(UsageError, match="reward: reward model registry:kept: which label is scored"):
+        align.run("tiny.yaml", overrides=["stages.ppo.reward=registry:kept"])
     assert stage.ran == []
+    named = {"combine": "minimum", "of": [{"model": "registry:kept", "label": "nontoxic"}, {"model": "rules"}]}
+    named["of"][1] |= {"repetition": {}}
+    align.run("tiny.yaml", overrides=[f"stages.ppo.reward={json.dumps(named)}"])
+    assert "ppo" in stage.ran
 
 
 @pytest.mark.parametrize(
@@ -265,7 +273,7 @@ def test_a_check_asks_no_service_for_moments(here: Path, stage: FakeStage, servi
     nested = json.dumps({"combine": "minimum", "of": [json.loads(spec), {"model": "rules", "repetition": {}}]})
     for one in (spec, nested):
         recipe = load("tiny.yaml", [f"stages.ppo.reward={one}"])
-        assert list(rewards.problems(recipe.stages["ppo"], recipe.stages)) == []
+        assert list(rewards.problems(recipe.stages["ppo"], recipe.stages, pipeline.open_registry(recipe))) == []
 
 
 def test_how_long_a_service_is_waited_for_makes_no_other_artifact(here: Path, stage: FakeStage) -> None:

@@ -120,7 +120,7 @@ def check(recipe: Recipe, registry: Registry, stages: Collection[str] | None = N
             of_data.setdefault(message, []).append((name, place))
         found = list(_missing(recipe, registry, name, data=not wrong))
         if not wrong and not found:
-            of_rewards = rewards.problems(recipe.stages[name], recipe.stages, ask=ask)
+            of_rewards = rewards.problems(recipe.stages[name], recipe.stages, registry, ask=ask)
             found = [placed(recipe, name, problem) for problem in of_rewards]
         problems += found or (() if wrong else _disagreeing(recipe, registry, name))
     problems = [_said_once(recipe, message, places) for message, places in of_data.items()] + problems

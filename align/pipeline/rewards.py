@@ -14,6 +14,7 @@ from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
 from align.configs.reward import RewardConfig
 from align.recipe.references import REWARD_KEYS, parse_reference
+from align.registry import Registry
 from reward_models import nesting
 from reward_models.options import check as check_options
 from reward_models.options import score_range
@@ -40,22 +41,26 @@ class _StandIn:
         return {"kind": "classifier", "range": list(self._range)}
 
 
-def problems(config: StageConfig, stages: Mapping[str, StageConfig], *, ask: bool = False) -> Iterator[str]:
+def problems(
+    config: StageConfig, stages: Mapping[str, StageConfig], registry: Registry, *, ask: bool = False
+) -> Iterator[str]:
     """What is wrong with a stage's reward models, `reward: ...` each: code that does not import, an address that is
     refused, options that make no sense, references that a reward needs and the prompts lack.
 
     Args:
         config: the stage's.
         stages: all stages of the recipe, by name.
-        ask: let each score a greeting as well, those that lie on disk or on the Hub among them, so that a server or a
-            classifier is found out now, not after hours of training.
+        registry: where artifacts that are named by `registry:` are.
+        ask: let each score a greeting as well, those that lie on disk, in the registry or on the Hub among them, so
+            that a server or a classifier is found out now, not after hours of training.
     """
     for key in REWARD_KEYS.get(config.kind, ()):
         spec = getattr(config, key)
         if spec is None:
             continue
         try:
-            model = reward_models.load(_without_artifacts(spec, stages, whole=ask))
+            there = _in_registry(config, registry) if ask else {}
+            model = reward_models.load(_without_artifacts(reward_models.located(spec, there), stages, whole=ask))
             lacking = [place for place, data in _compared(config, key) if data.reference is None]
             if ask:  # with a reference only where the stage will have them all: a server may need one and not say so
                 has_reference = model.needs_references or not lacking
@@ -123,6 +128,12 @@ def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData |
             for index, data in enumerate(config.data):
                 if data.metrics is None or "reward" in data.metrics:
                     yield f"data.{index}", data
+
+
+def _in_registry(config: StageConfig, registry: Registry) -> dict[str, Path]:
+    """The artifacts that a stage names by `registry:`, as directories."""
+    named = (reference for reference in config.references().values() if reference.startswith("registry:"))
+    return {reference: registry.resolve(reference.removeprefix("registry:")).path for reference in named}
 
 
 def _without_artifacts(spec: Any, stages: Mapping[str, StageConfig], *, whole: bool) -> Any:

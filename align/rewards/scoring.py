@@ -127,7 +127,7 @@ def _is_object(text: str) -> bool:
 def _row(text: str, where: str) -> Row:
     try:
         row = json.loads(text)
-        json.dumps(row, ensure_ascii=False).encode()
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"{where}: half a surrogate pair ({error.object[error.start]!r}) is not text") from error
     except (ValueError, RecursionError) as error:

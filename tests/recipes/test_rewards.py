@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 import reward_models
 from align.data import examples
@@ -58,6 +59,7 @@ SPECS: dict[str, Any] = {
     "one label": "path:one",
     "several labels": {"model": "path:several", "label": "insult", "sign": -1, "transform": "log_probability"},
     "preference": "path:preference",
+    "from the Hub": {"model": "hub:org/polite@v2", "label": "nontoxic"},
     "the recipe's own, read otherwise": {"model": "toxicity", "transform": "probability"},
     "a service": "ADDRESS",
     "a language model": {"model": "llm", "address": "ADDRESS/v1", "llm": "m", "rubric": "Short?", "scale": [0, 100]},
@@ -86,6 +88,7 @@ def quickstart(finished: Finished, tmp_path_factory: pytest.TempPathFactory, mak
         ("several", ["toxic", "insult", "threat"], "multi_label_classification"),
     ):
         shutil.copytree(make_classifier("roberta", labels, problem), directory / name)
+    _keep_in_cache(directory / "hub" / "models--org--polite", directory / "two")
     information = directory / "vowels-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: vowels\nVersion: 1.0\n")
@@ -94,12 +97,23 @@ def quickstart(finished: Finished, tmp_path_factory: pytest.TempPathFactory, mak
     return type(finished("quickstart"))("quickstart", directory)
 
 
+def _keep_in_cache(repository: Path, model: Path) -> None:
+    """As huggingface_hub keeps what it downloaded, and that there was no `reward_model.json`."""
+    commit = "0" * 40
+    shutil.copytree(model, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v2").write_text(commit)
+    (repository / ".no_exist" / commit).mkdir(parents=True)
+    (repository / ".no_exist" / commit / "reward_model.json").touch()
+
+
 @pytest.fixture
 def try_out(quickstart: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`try_out(spec, *overrides)` runs `ppo` with a reward; its events are kept."""
     monkeypatch.syspath_prepend(str(quickstart.directory))
     monkeypatch.delitem(sys.modules, "own_rewards", raising=False)
     monkeypatch.setattr(Registry, "discard", lambda self, workspace: None)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(quickstart.directory / "hub"))
 
     def run(spec: Any, *overrides: str, command: str = "run") -> Any:
         chosen = (f"stages.ppo.reward={json.dumps(spec)}", *TWO_UPDATES, *overrides)

@@ -5,13 +5,14 @@ import hashlib
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import reward_models
-from reward_models import RewardError, RewardModel, checked
+from reward_models import RewardError, RewardModel, base, checked
 
 
 def by_length(prompts, responses, references=None):
@@ -361,6 +362,22 @@ def test_what_a_model_of_ones_own_calls_members_is_its_own_business(members):
     inner = checked(lambda prompts, responses: [0.0] * len(responses))
     scorer.members = [inner, len]
     assert checked(scorer).members() == [inner]
+
+
+def test_a_model_that_does_not_come_back_is_named_once(monkeypatch, caplog):
+    monkeypatch.setattr(base, "PATIENCE", 0.05)
+
+    def slow(prompts, responses):
+        time.sleep(0.0 if prompts[0] == "quick" else 0.4)
+        return [1.0] * len(responses)
+
+    model = checked(slow)
+    model.score(["quick"], ["a"])
+    assert caplog.messages == []
+    for _ in range(2):
+        model.score(["p", "p"], ["a", "b"])
+    (said,) = caplog.messages
+    assert said.startswith("reward model slow has not answered for 0.05 s (2 responses)")
 
 
 def test_prompts_and_responses_are_told_apart_by_their_names():

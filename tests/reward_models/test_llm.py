@@ -90,6 +90,18 @@ def test_a_number_that_was_cut_off_is_refused(serve):
         judge.score(["p"], ["r"])
 
 
+def test_a_judge_that_a_filter_silences_says_so(serve):
+    def filtered(handler, asked, number):
+        answer = said("")
+        answer["choices"][0]["finish_reason"] = "content_filter"
+        handler.answer(answer)
+
+    address, _ = serve(filtered)
+    judge = reward_models.load("llm", address=address, llm="m", rubric=RUBRIC)
+    with pytest.raises(RewardError, match="llm m did not judge a response: the endpoint's content filter stopped it"):
+        judge.score(["p"], ["r"])
+
+
 def test_a_key_that_the_server_repeats_is_not_in_the_message(serve, monkeypatch, caplog):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     bad = [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import AddedToken
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import reward_models
 from reward_models import RewardError
@@ -112,6 +112,21 @@ def test_frozen_moments_and_probes_are_applied_where_the_model_declares_them(hea
 def test_a_logit_named_for_something_else_is_a_classifier_of_responses(make_classifier: Any) -> None:
     described = reward_models.load(str(make_classifier("llama", ["politeness"]))).describe()
     assert (described["kind"], described["input"]) == ("classifier", "response")
+
+
+def test_what_cannot_be_fetched_now_is_not_read_in_another_way(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, tries = AutoConfig.from_pretrained, []
+
+    def once_out_of_reach(*args: Any, **options: Any) -> Any:
+        tries.append(args)
+        if len(tries) == 1:
+            raise OSError("connection reset")
+        return whole(*args, **options)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", once_out_of_reach)
+    with pytest.raises(RewardError, match="head: no sequence classifier can be loaded: connection reset"):
+        reward_models.load(head)
+    assert reward_models.load(head).describe()["kind"] == "preference"
 
 
 def test_a_chat_without_a_template_is_refused(head: Path) -> None:

@@ -61,6 +61,7 @@ def test_many_rows_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
         (['{"response": "a"}', '{"response": "a", "reference": "b"}'], "give it to all or to none"),
         (['{"response": "a", "score": 5}'], "x:1: the row has a `score` already, which would be overwritten"),
         (['{"response": "a", "components": {}}'], "x:1: the row has a `components` already"),
+        (['{"response": "a", "weight": NaN}'], "x:1: not JSON: Out of range float values"),
         (["", "\n"], "x holds no row"),
         (["plain", '{"response": "a"}'], "x:2: a JSON row, but the first line is not one"),
         (["", "[\n", '{"response": "a"}]'], "x:2: a JSON list"),
