@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -39,8 +40,8 @@ class Variety:
 
     only: float | None = None
     """The only score so far."""
-    responses: int = 0
-    """Different ones that got it, counted by update."""
+    responses: list[str] = field(default_factory=list)
+    """Digests of the different ones that got it."""
     seen: bool = False
 
     def watch(self, name: str, scores: Sequence[float], responses: Sequence[str]) -> None:
@@ -51,12 +52,14 @@ class Variety:
         """
         self.seen = self.seen or len({*scores, scores[0] if self.only is None else self.only}) > 1
         if self.seen:
+            self.responses = []
             return
         self.only = scores[0]
-        self.responses += len(set(responses))
-        if self.responses >= ENOUGH and len(set(responses)) > 1:
+        digests = (hashlib.sha256(response.encode(errors="replace")).hexdigest() for response in responses)
+        self.responses = list(dict.fromkeys([*self.responses, *digests]))
+        if len(self.responses) >= ENOUGH:
             raise RewardError(
-                f"reward model {name} is constant: it gave {self.only:g} to each of {self.responses} different "
+                f"reward model {name} is constant: it gave {self.only:g} to each of {len(self.responses)} different "
                 "responses, which teaches nothing; where that is meant, set health.min_score_std to null"
             )
 
@@ -64,10 +67,10 @@ class Variety:
         """Warn at the end of a run that was too short for an error."""
         if self.only is not None and not self.seen:
             logger.warning(
-                "reward model %s gave %g to every response of this run (%d, counted by update): it has taught nothing",
+                "reward model %s gave %g to every response of this run (%d different ones): it has taught nothing",
                 name,
                 self.only,
-                self.responses,
+                len(self.responses),
             )
 
 

@@ -14,7 +14,9 @@ from transformers import TrainerCallback
 import reward_models
 from align.errors import AlignError, UsageError
 from align.ppo import PPOConfig, PPOTrainer
+from align.ppo.state import Variety
 from align.tracking import NullTracker
+from reward_models import RewardError
 
 ROWS = [{"prompt": f"w{word} w5", "reference": f"w{word} w7"} for word in range(4, 12)]
 
@@ -78,9 +80,20 @@ def test_a_constant_reward_stops_with_its_name_and_a_checkpoint(
         train(reward, settings=settings, checkpoint_dir=tmp_path)
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     kept = json.loads((checkpoint / "state.json").read_text())
-    assert kept["variety"]["responses"] >= 64
+    assert len(kept["variety"]["responses"]) >= 64
     assert kept["update"] == int(checkpoint.name.removeprefix("checkpoint-")) < 160 // batch_size
     train(reward, settings={**settings, "health": {"min_score_std": None}})
+
+
+def test_only_different_responses_tell_that_a_reward_is_constant() -> None:
+    variety = Variety()
+    few, many = ["a", "b"], [str(number) for number in range(62)]
+    for _ in range(40):
+        variety.watch("planted", [0.25] * 2, few)
+    with pytest.raises(RewardError, match=r"it gave 0\.25 to each of 64 different responses"):
+        variety.watch("planted", [0.25] * 62, many)
+    variety.watch("planted", [0.25, 0.5], few)
+    assert variety.seen
 
 
 def test_a_constant_reward_is_said_at_the_end_of_a_run_too_short_for_an_error(
