@@ -20,7 +20,7 @@ import torch
 from reward_models import first_token, pretrained
 from reward_models.base import DECLARATION, RewardError, is_number
 from reward_models.batching import batches, of_one_length
-from reward_models.options import Input, Transform
+from reward_models.options import Input, Transform, renamed
 from reward_models.options import check as check_options
 from reward_models.reading import Reading, reading
 
@@ -312,6 +312,10 @@ def _is_another_label(name: str, config: Any, declared: Mapping[str, Any], asked
     """Whether the label that is asked for is not the declared one: neither of that name, nor that one renamed."""
     if "label" not in declared or str(asked["label"]).casefold() == str(declared["label"]).casefold():
         return False
+    own = {int(index): str(found) for index, found in config.id2label.items()}
+    own = renamed(own, declared.get("names") or {})
+    if str(asked["label"]).casefold() in {found.casefold() for found in own.values()}:
+        return True  # a name that the model has for another label, wherever the recipe puts it
     try:
         check_options(name, {"label": declared["label"]})
         return reading(name, config, declared).index != reading(name, config, asked).index

@@ -34,4 +34,4 @@ class Preference(Classifier):
 
 def is_preference(config: Any) -> bool:
     """Whether a model's configuration is that of one logit that is not named for anything else."""
-    return config.num_labels == 1 and config.id2label[0] in (LABEL, "LABEL_0")
+    return config.num_labels == 1 and [*config.id2label.values()] in ([LABEL], ["LABEL_0"])

@@ -79,6 +79,11 @@ def _chosen_label(
 ) -> tuple[str, int]:
     """The label that is scored, and its place among the logits."""
     labels = {int(index): str(found) for index, found in id2label.items()}
+    if sorted(labels) != [*range(len(labels))]:
+        raise RewardError(
+            f"reward model {name}: the id2label of its config.json must number its labels from 0, but has "
+            f"{', '.join(map(str, sorted(labels)))}"
+        )
     unknown = [key for key in names if str(key) not in {*map(str, labels), *labels.values()}]
     if unknown:
         raise RewardError(f"reward model {name}: `names` renames {unknown[0]!r}, but its labels are {_listed(labels)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +244,93 @@ def test_files_that_a_rewards_options_name_are_part_of_what_is_done(
     assert action == {"v1": "cached", "v2": "run", "v3": "cached"}
     (here / "v1" / "words.txt").write_text("fine, kind")
     assert actions(align.plan("tiny.yaml", overrides=reward(here / "v1" / "words.txt")))["ppo"] == "run"
+
+
+@pytest.fixture
+def own_reward(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Overrides that make `ppo` score with one's own code, which takes any options."""
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "open_reward", raising=False)
+    (here / "open_reward.py").write_text(
+        "class Open:\n    def __init__(self, **options):\n        pass\n\n"
+        "    def score(self, prompts, responses):\n        return [1.0 * len(r) for r in responses]\n"
+    )
+    return lambda **options: [f"stages.ppo.reward={json.dumps({'model': 'open_reward:Open', **options})}"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        lambda path: {"settings": {"path": path}},
+        lambda path: {"paths": ["en", path]},
+        lambda path: {"settings": {"model": path}},
+        lambda path: {"a.b": "rows.jsonl", "words": path},
+    ],
+)
+def test_files_may_be_named_anywhere_in_a_rewards_options(
+    here: Path, stage: FakeStage, own_reward: Callable[..., list[str]], options: Callable[[str], dict[str, Any]]
+) -> None:
+    for directory, words in {"v1": "fine", "v2": "kind"}.items():
+        (here / directory).mkdir()
+        (here / directory / "words.txt").write_text(words)
+    first, second = (own_reward(**options(str(here / directory / "words.txt"))) for directory in ("v1", "v2"))
+    align.run("tiny.yaml", overrides=first)
+    assert str(here) not in (here / "registry" / "artifacts" / "ppo" / "v1" / "manifest.json").read_text()
+    assert actions(align.plan("tiny.yaml", overrides=first))["ppo"] == "cached"
+    assert actions(align.plan("tiny.yaml", overrides=second))["ppo"] == "run"
+    (here / "v1" / "words.txt").write_text("fine, kind")
+    assert actions(align.plan("tiny.yaml", overrides=first))["ppo"] == "run"
+
+
+def test_a_directory_in_a_rewards_options_is_known_by_where_it_is(
+    here: Path, stage: FakeStage, own_reward: Callable[..., list[str]]
+) -> None:
+    for directory in ("v1", "v2"):
+        (here / directory / "words").mkdir(parents=True)
+    first, second = (own_reward(path=str(here / directory / "words")) for directory in ("v1", "v2"))
+    align.run("tiny.yaml", overrides=first)
+    assert str(here) not in (here / "registry" / "artifacts" / "ppo" / "v1" / "manifest.json").read_text()
+    assert actions(align.plan("tiny.yaml", overrides=first))["ppo"] == "cached"
+    assert actions(align.plan("tiny.yaml", overrides=second))["ppo"] == "run"
+
+
+def test_what_a_reward_writes_throws_nothing_away(
+    here: Path, stage: FakeStage, own_reward: Callable[..., list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = here / "scores.log"
+    log.write_text("begun\n")
+    stage.at_work = lambda kind: log.write_text(f"{log.read_text()}{kind}\n")
+    align.run("tiny.yaml", overrides=own_reward(log="scores.log"))
+    assert Registry("registry").versions("ppo")
+    assert "stages.ppo.reward.log: scores.log changed while the stage was at work. If the reward reads" in caplog.text
+
+
+def test_a_damaged_reward_is_put_into_quarantine(
+    here: Path, stage: FakeStage, make_classifier: Callable[..., Path]
+) -> None:
+    nothing: dict[str, Any] = {"inputs": {}, "config": {}, "metrics": {}, "environment": {}}
+    copy = shutil.copytree(make_classifier("roberta", ["toxic", "nontoxic"]), here / "copy")
+    kept = Registry("registry").publish(copy, name="kept", kind="base", fingerprint="0" * 16, **nothing)
+    weights = kept.path / "model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:3] + b"?" + weights.read_bytes()[4:])
+    with pytest.raises(VerificationError, match="kept@v1"):
+        align.run("tiny.yaml", overrides=["stages.ppo.reward={model: 'registry:kept', label: nontoxic}"])
+    assert stage.ran == []
+
+
+def test_a_judge_is_asked_before_anything_runs(
+    here: Path, stage: FakeStage, make_classifier: Callable[..., Path]
+) -> None:
+    directory = shutil.copytree(make_classifier("roberta", ["toxic", "nontoxic"]), here / "judging")
+    judged = ["stages.evaluation.judge={model: 'path:judging', label: toxic}", "stages.evaluation.metrics=[toxicity]"]
+    align.run("tiny.yaml", overrides=judged)
+    for file in (directory / "tokenizer.json", directory / "tokenizer_config.json"):
+        file.unlink()
+    stage.ran.clear()
+    with pytest.raises(UsageError, match=r"stages\.evaluation\.judge: reward model .*its tokenizer cannot be loaded"):
+        align.run("tiny.yaml", overrides=[*judged, "seed=18"])
+    assert stage.ran == []
 
 
 def test_a_classifier_that_is_there_already_is_asked_before_anything_runs(

@@ -24,7 +24,8 @@ FORMAT_VERSIONS: dict[str, int] = {
     "pretrain": 3,
     "sft": 2,
     "reward": 6,
-    "evaluate": 2,
+    "ppo": 2,
+    "evaluate": 3,
 }
 """Raised when a kind of stage computes something else from the same configuration, so that it runs again."""
 

@@ -52,7 +52,7 @@ def of_labels(config: RewardConfig) -> Division[Example]:
         """Responses to one prompt are no more independent than one text twice."""
         return row.prompt if by_prompt and row.prompt else (row.prompt, row.text)
 
-    _warn_of_shared("evaluation_data", training, held_out, unit)
+    _warn_of_shared("evaluation_data", training, held_out, lambda row: (row.prompt, row.text))
     if not held_out or config.needs_tuning_rows:
         random.Random(config.seed).shuffle(training)
     if not held_out:
@@ -84,7 +84,7 @@ def of_pairs(config: RewardConfig) -> Division[Preference]:
         """Pairs of one prompt tell less than as many of different prompts."""
         return pair.prompt if by_prompt and pair.prompt else pair
 
-    _warn_of_shared("evaluation_pairs", training, held_out, unit)
+    _warn_of_shared("evaluation_pairs", training, held_out, lambda pair: pair)
     if not held_out:
         training, held_out = _pairs_set_aside(training, unit)
     if config.needs_tuning_rows:
@@ -140,11 +140,11 @@ def set_aside(
 
 
 def _warn_of_shared(
-    key: str, training: Sequence[Row], held_out: Sequence[Row], unit: Callable[[Row], Hashable]
+    key: str, training: Sequence[Row], held_out: Sequence[Row], content: Callable[[Row], Hashable]
 ) -> None:
     """Rows that are given to measure with are used as they are, whatever is trained on."""
-    trained = {unit(row) for row in training}
-    if shared := sum(unit(row) in trained for row in held_out):
+    trained = {content(row) for row in training}
+    if shared := sum(content(row) in trained for row in held_out):
         logger.warning(
             "%s: %d of its %d rows are also trained on, so that what is measured flatters the model. `unique_by` with "
             "`exclude` leaves such rows out",

@@ -71,17 +71,23 @@ def stage_identity(
 
 def data_fingerprints(config: StageConfig) -> dict[str, str]:
     """The place of each data set in the configuration (`data.0.dataset`) -> the fingerprint of its content. So are
-    files that a reward reads, and the directory of a base model.
+    files that a reward reads, or its options name, and the directory of a base model.
 
     Raises:
         UsageError: a file is missing.
     """
-    return {place: fingerprint_of() for place, _, fingerprint_of in _content(config)}
+    return {place: fingerprint_of() for place, _, fingerprint_of in (*_content(config), *_of_options(config))}
 
 
 def data_names(config: StageConfig) -> dict[str, str]:
-    """The same places -> what a person calls what lies there: a file, a directory, a data set."""
+    """What a person calls what the stage reads: a file, a directory, a data set; by the same places. Without what a
+    reward's own options name, which it may as well write."""
     return {place: name for place, name, _ in _content(config)}
+
+
+def option_names(config: StageConfig) -> dict[str, str]:
+    """The same of what a reward's own options name."""
+    return {place: name for place, name, _ in _of_options(config)}
 
 
 def _content(config: StageConfig) -> Iterator[tuple[str, str, Callable[[], str]]]:
@@ -90,10 +96,18 @@ def _content(config: StageConfig) -> Iterator[tuple[str, str, Callable[[], str]]
         without = f" without {sources.place(dataset.exclude)}" if dataset.exclude else ""
         yield place, sources.place(dataset) + without, partial(sources.fingerprint, dataset)
     for key in REWARD_KEYS.get(config.kind, ()):
-        for place, path in rewards.files_read(getattr(config, key), key):
+        for place, path in rewards.moment_files(getattr(config, key), key):
             yield place, path, partial(_file_digest, place, path)
     if isinstance(config, BaseModelConfig) and (directory := Path(config.model).expanduser()).is_dir():
         yield "model", config.model, partial(directory_digest, directory)
+
+
+def _of_options(config: StageConfig) -> Iterator[tuple[str, str, Callable[[], str]]]:
+    """The same of what a reward's own options name: of a file its content, of a directory where it is."""
+    for key in REWARD_KEYS.get(config.kind, ()):
+        for place, path in rewards.option_paths(getattr(config, key), key):
+            is_file = Path(path).expanduser().is_file()
+            yield place, path, partial(_file_digest, place, path) if is_file else partial(fingerprint, {"path": path})
 
 
 def _file_digest(place: str, path: str) -> str:
@@ -108,27 +122,28 @@ def portable(config: StageConfig, as_written: Mapping[str, str]) -> dict[str, An
     A path that came from an environment variable stands as the recipe wrote it; any other absolute one is its last
     part. What is no path stands with its value, wherever it came from: another value is another stage.
     """
+    of_rewards = REWARD_KEYS.get(config.kind, ())
+    references, files_of_rewards = config.references(), {**data_names(config), **option_names(config)}
 
-    def reduced(value: Any, key: str = "", *, of_reward: bool = False) -> Any:
+    def reduced(value: Any, key: str, place: str) -> Any:
         if isinstance(value, dict):
-            return {name: reduced(item, name, of_reward=of_reward) for name, item in value.items()}
+            return {name: reduced(item, name, f"{place}.{name}") for name, item in value.items()}
         if isinstance(value, list):
-            return [reduced(item, key, of_reward=of_reward) for item in value]
+            return [reduced(item, key, f"{place}.{index}") for index, item in enumerate(value)]
         if not isinstance(value, str):
             return value
         scheme, directory = ("path:", value[5:]) if value.startswith("path:") else ("", value)
         is_absolute = directory.startswith(("/", "~"))
-        # A reward's own option may be called `path` and mean anything; if it names a file, the content is known.
-        is_path = key == "path" and (not of_reward or rewards.is_file(value))
-        if scheme or is_path or key == "normalize" or (key == "model" and is_absolute):
+        is_model = bool(scheme) or (key == "model" and is_absolute)
+        if place.partition(".")[0] in of_rewards:  # whose own options may be called anything
+            is_path = place in files_of_rewards or (place in references and is_model)
+        else:
+            is_path = is_model or key == "path"
+        if is_path:
             return as_written.get(value, scheme + Path(directory).name if is_absolute else value)
         return value
 
-    of_rewards = REWARD_KEYS.get(config.kind, ())
-    return {
-        name: reduced(value, name, of_reward=name in of_rewards)
-        for name, value in config.model_dump(mode="json").items()
-    }
+    return {name: reduced(value, name, name) for name, value in config.model_dump(mode="json").items()}
 
 
 def outside_digest(reference: str) -> str:
@@ -217,7 +232,7 @@ def _set(values: Any, place: str, content: str) -> None:
     *around, last = place.split(".")
     for key in around:
         values = values[int(key)] if isinstance(values, list) else values[key]
-    values[last] = content
+    values[int(last) if isinstance(values, list) else last] = content
 
 
 def _module_digest(reference: str) -> str:

@@ -19,8 +19,8 @@ from reward_models import nesting
 from reward_models.options import check as check_options
 from reward_models.options import score_range
 
-_NAMES = ("model", "combine", "name", "label", "key")
-"""Options whose value is never a file, whatever is called so in the working directory."""
+_NAMES = ("model", "name", "probes", "normalize", "label", "key")
+"""Options whose value is no file that one's own code reads, whatever is called so in the working directory."""
 _TRANSPORT = ("connect_timeout", "read_timeout", "timeout", "retries", "parallel")
 
 
@@ -47,6 +47,8 @@ def problems(
     """What is wrong with a stage's reward models, `reward: ...` each: code that does not import, an address that is
     refused, options that make no sense, references that a reward needs and the prompts lack.
 
+    An evaluation's judge is looked at as well.
+
     Args:
         config: the stage's.
         stages: all stages of the recipe, by name.
@@ -54,10 +56,7 @@ def problems(
         ask: let each score a greeting as well, those that lie on disk, in the registry or on the Hub among them, so
             that a server or a classifier is found out now, not after hours of training.
     """
-    for key in REWARD_KEYS.get(config.kind, ()):
-        spec = getattr(config, key)
-        if spec is None:
-            continue
+    for key, spec in _scorers(config):
         try:
             there = _in_registry(config, registry) if ask else {}
             model = reward_models.load(_without_artifacts(reward_models.located(spec, there), stages, whole=ask))
@@ -70,6 +69,15 @@ def problems(
             continue
         for place in lacking if model.needs_references else ():
             yield f"{place}: {key} {model.name} compares with references: set `reference:` here"
+
+
+def _scorers(config: StageConfig) -> Iterator[tuple[str, Any]]:
+    """What a stage scores with, by its key."""
+    for key in REWARD_KEYS.get(config.kind, ()):
+        if (spec := getattr(config, key)) is not None:
+            yield key, spec
+    if isinstance(config, EvaluateConfig) and config.judge and config.judge.model:
+        yield "judge", {"model": config.judge.model, "label": config.judge.label, "transform": "probability"}
 
 
 def is_builtin(name: str) -> bool:
@@ -88,21 +96,43 @@ def place_of(name: str) -> str:
     return reward_models.plugins()[name].value
 
 
-def files_read(spec: Any, place: str) -> Iterator[tuple[str, str]]:
-    """The files that moments are measured on, by their place in the configuration (`reward.of.0.normalize`), and those
-    that options of one's own code name."""
+def moment_files(spec: Any, place: str) -> Iterator[tuple[str, str]]:
+    """The files that moments are measured on, by their place in the configuration (`reward.of.0.normalize`)."""
     for keys, inner in nesting.walk(spec):
-        for key, value in inner.items() if isinstance(inner, Mapping) else ():
-            if isinstance(value, str) and (key == "normalize" or (key not in _NAMES and is_file(value))):
-                yield ".".join([place, *map(str, keys), key]), value
+        if isinstance(inner, Mapping) and isinstance(file := inner.get("normalize"), str):
+            yield ".".join([place, *map(str, keys), "normalize"]), file
 
 
-def is_file(value: str) -> bool:
-    """Whether an option's value is the path of a file that is there."""
+def option_paths(spec: Any, place: str) -> Iterator[tuple[str, str]]:
+    """The files that options of one's own code name, and directories by an absolute path, each by its place."""
+    for keys, inner in nesting.walk(spec):
+        if isinstance(inner, Mapping) and _is_own_code(inner.get("model")):
+            options = {key: value for key, value in inner.items() if key not in _NAMES}
+            yield from _paths(options, ".".join([place, *map(str, keys)]))
+
+
+def _paths(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        if _is_path(value):
+            yield place, value
+    elif isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if "." not in str(key):  # which would be no place
+                yield from _paths(item, f"{place}.{key}")
+
+
+def _is_path(value: str) -> bool:
     try:
-        return Path(value).expanduser().is_file()
+        path = Path(value).expanduser()
+        return path.is_file() or (path.is_absolute() and path.is_dir())
     except (OSError, RuntimeError, ValueError):  # too long for a path, no such home, a NUL
         return False
+
+
+def _is_own_code(model: object) -> bool:
+    if not isinstance(model, str) or _is_service(model):
+        return False
+    return parse_reference(model).kind == "other" or model in reward_models.plugins()
 
 
 def without_transport(spec: Any) -> Any:
@@ -133,7 +163,10 @@ def _compared(config: StageConfig, key: str) -> Iterator[tuple[str, PromptData |
 def _in_registry(config: StageConfig, registry: Registry) -> dict[str, Path]:
     """The artifacts that a stage names by `registry:`, as directories."""
     named = (reference for reference in config.references().values() if reference.startswith("registry:"))
-    return {reference: registry.resolve(reference.removeprefix("registry:")).path for reference in named}
+    found = {reference: registry.resolve(reference.removeprefix("registry:")) for reference in named}
+    for artifact in found.values():
+        registry.check(artifact)
+    return {reference: artifact.path for reference, artifact in found.items()}
 
 
 def _without_artifacts(spec: Any, stages: Mapping[str, StageConfig], *, whole: bool) -> Any:

@@ -116,6 +116,7 @@ def _run_step(plan: Plan, step: Step, inputs: Mapping[str, Source], wandb: Mode 
         if changed := _changed(plan, step):
             registry.discard(workspace)
             raise UsageError("\n".join([*changed, f"Nothing of stage {step.name} was published or kept."]))
+        _warn_of_changed_options(step)
         artifact = registry.publish(
             workspace.output,
             name=step.name,
@@ -143,8 +144,9 @@ def _in_short(metrics: Metrics) -> str:
 def _changed(plan: Plan, step: Step) -> list[str]:
     """What a stage reads that is no artifact, and is not any more what it was when the run was planned."""
     outside = {place: source for place, source in step.inputs.items() if not source.stage and not source.artifact}
-    planned = {**step.data, **{place: source.pin for place, source in outside.items()}}
     names = {**identity.data_names(step.config), **{place: source.reference for place, source in outside.items()}}
+    pins = {**step.data, **{place: source.pin for place, source in outside.items()}}
+    planned = {place: pins[place] for place in names}
     try:
         now = identity.data_fingerprints(step.config)
         now |= {place: pin_of(source.reference) for place, source in outside.items()}
@@ -154,11 +156,25 @@ def _changed(plan: Plan, step: Step) -> list[str]:
         placed(
             plan.recipe,
             step.name,
-            f"{place}: {names.get(place, place)} has changed since this run was planned; run again to use it as it is",
+            f"{place}: {names[place]} has changed since this run was planned; run again to use it as it is",
         )
         for place in planned
         if planned[place] != now.get(place)
     ]
+
+
+def _warn_of_changed_options(step: Step) -> None:
+    """What a reward's own options name may be what it writes: no reason to throw away what was made."""
+    now = identity.data_fingerprints(step.config)
+    for place, name in identity.option_names(step.config).items():
+        if step.data.get(place) != now[place]:
+            logger.warning(
+                "stages.%s.%s: %s changed while the stage was at work. If the reward reads it, run again. If it writes "
+                "it, the stage will run again every time: name it elsewhere than in the recipe",
+                step.name,
+                place,
+                name,
+            )
 
 
 @contextmanager

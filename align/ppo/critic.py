@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,10 @@ from transformers import PreTrainedModel
 from align.errors import UsageError
 from align.modeling.load import load_classifier, load_config
 from align.modeling.trunk import unwrapped
-from reward_models import DECLARATION
+from reward_models import RewardError
+from reward_models.classifier import declaration
+from reward_models.options import renamed
+from reward_models.reading import reading
 
 
 def new_head(trunk: Any) -> nn.Linear:
@@ -53,28 +55,32 @@ def load_critic(directory: Path) -> PreTrainedModel:
         UsageError: an encoder, which cannot judge a prefix; more than two labels, or two that may hold together; a
             transform that is not linear.
     """
-    labels = [label for _, label in sorted(load_config(directory).id2label.items())]
+    config = load_config(directory)
+    labels = [label for _, label in sorted(config.id2label.items())]
     model = load_classifier(directory, labels, dropout=0.0)
     head = getattr(model, "score", None) or getattr(getattr(model, "classification_head", None), "out_proj", None)
     if head is None:
         raise UsageError(
             f"{directory}: {type(model).__name__} is an encoder, which cannot judge an unfinished response"
         )
-    declaration = directory / DECLARATION
-    declared = json.loads(declaration.read_text(encoding="utf-8")) if declaration.is_file() else {}
-    if len(labels) > 2 or declared.get("transform", "log_odds") not in ("log_odds", "logit"):
+    try:
+        declared = declaration(str(directory), directory.name, None)
+        names = renamed(dict(enumerate(labels)), declared.get("names") or {})
+        read = reading(directory.name, config, {"label": names[len(labels) - 1], **declared})
+    except RewardError as error:
+        raise UsageError(str(error)) from error
+    if len(labels) > 2 or read.transform not in ("log_odds", "logit"):
         raise UsageError(
             f"{directory}: a critic can start from a classifier with one or two labels whose transform is log_odds, "
-            f"but this has {', '.join(labels)} and {declared.get('transform', 'log_odds')}"
+            f"but this has {', '.join(labels)} and {read.transform}"
         )
     if model.config.problem_type == "multi_label_classification" and len(labels) > 1:
         raise UsageError(f"{directory}: a critic cannot start from labels that may apply together: {', '.join(labels)}")
     if len(labels) == 2:
-        chosen = labels.index(declared.get("label", labels[1]))
-        _keep_one_output(head, chosen, 1 - chosen if declared.get("transform", "log_odds") == "log_odds" else None)
-        model.config.id2label = {0: labels[chosen]}  # which makes num_labels 1
+        _keep_one_output(head, read.index, 1 - read.index if read.transform == "log_odds" else None)
+        model.config.id2label = {0: read.label}  # which makes num_labels 1
     moments = declared.get("moments") or {"mean": 0.0, "std": 1.0}
-    _rescale(head, declared.get("sign", 1) / moments["std"], moments["mean"] / moments["std"])
+    _rescale(head, read.sign / moments["std"], moments["mean"] / moments["std"])
     return model
 
 

@@ -247,7 +247,8 @@ class PPOTrainer:
                 if signal:
                     interrupt.take_over(signal)
                     interrupt.raise_if_requested(f"a checkpoint of update {self.state.update} is kept")
-        self.state.variety.say_if_constant(self.reward.name)
+        if self.args.health.min_score_std is not None:
+            self.state.variety.say_if_constant(self.reward.name)
         if self.eval_prompts:
             restore(self.actor_critic, self.best_weights)
             self.state.say_which_is_kept(self.args.max_eval_kl)

@@ -49,10 +49,10 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     """
     output = empty_directory(workspace.output)
     task = PreferenceModelling(config) if config.pairs else Classification(config)
+    tokenizer = closing_texts(load_tokenizer(inputs[config.model]), load_config(inputs[config.model]))
     # What may be wrong with the policy or its prompts is found out before a classifier is trained for them.
     responses = _responses(config.normalize, inputs, workspace, config.seed) if config.normalize else ([], [])
     set_seed(config.seed)
-    tokenizer = closing_texts(load_tokenizer(inputs[config.model]), load_config(inputs[config.model]))
     # Some encoders' tokenizers name fewer tokens than the model has positions, and would not read what was trained.
     tokenizer.model_max_length = max(tokenizer.model_max_length, config.max_length)
     classifier = load_classifier(

@@ -151,6 +151,17 @@ def test_a_classifier_as_critic_says_its_own_logit(
     assert values.item() == pytest.approx((logit.item() - 1) / 2, abs=1e-5)
 
 
+@pytest.mark.parametrize("said", [{"label": "TOXIC"}, {"label": "bad", "names": {"toxic": "bad"}}])
+def test_a_critic_reads_a_declaration_as_a_reward_does(
+    tiny_model: Callable[[str], Any], word_tokenizer: Any, tmp_path: Path, said: dict[str, Any]
+) -> None:
+    model = published_classifier(tmp_path, "llama", word_tokenizer, **said, sign=-1)
+    actor_critic = ActorCritic(tiny_model("llama"), value_model=load_critic(tmp_path))
+    values = actor_critic.values(actor_critic.value_states(Batch.build([[5, 6, 7]], [[8]], 0)))
+    logits = model(input_ids=torch.tensor([[5, 6, 7]])).logits[0]
+    assert values.item() == pytest.approx((logits[1] - logits[0]).item(), abs=1e-5)
+
+
 def test_a_t5_classifier_as_critic_of_a_t5(
     tiny_model: Callable[[str], Any], word_tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -163,7 +174,11 @@ def test_a_t5_classifier_as_critic_of_a_t5(
 
 @pytest.mark.parametrize(
     ("body", "declared", "message"),
-    [("roberta", {}, "is an encoder"), ("llama", {"transform": "probability"}, "transform is log_odds")],
+    [
+        ("roberta", {}, "is an encoder"),
+        ("llama", {"transform": "probability"}, "transform is log_odds"),
+        ("llama", {"label": "polite"}, "has no label 'polite'"),
+    ],
 )
 def test_what_cannot_be_a_critic(
     word_tokenizer: Any, tmp_path: Path, body: str, declared: dict[str, str], message: str

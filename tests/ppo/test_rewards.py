@@ -106,6 +106,18 @@ def test_a_constant_reward_is_said_at_the_end_of_a_run_too_short_for_an_error(
     assert "to every response" not in caplog.text
 
 
+def test_a_constant_reward_that_is_meant_is_not_spoken_of(
+    train: Callable[..., Recorder], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    constant = reward_models.checked(lambda prompts, responses: [0.25] * len(responses), "planted")
+    train(constant, settings={"total_episodes": 16, "batch_size": 8}, checkpoint_dir=tmp_path)
+    assert "to every response" in caplog.text
+    caplog.clear()
+    meant = {"total_episodes": 32, "batch_size": 8, "health": {"min_score_std": None}}
+    train(constant, settings=meant, checkpoint_dir=tmp_path)
+    assert "to every response" not in caplog.text
+
+
 def test_what_a_failed_reward_kept_from_evaluation_is_evaluated_by_the_same_command(
     train: Callable[..., Recorder], tmp_path: Path
 ) -> None:

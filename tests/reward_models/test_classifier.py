@@ -338,6 +338,8 @@ def test_a_renamed_label_keeps_the_sign_that_was_declared_for_it(make_classifier
     declaration.write_text('{"label": "bad", "sign": -1, "names": {"toxic": "bad", "nontoxic": "good"}}')
     turned = {"toxic": "good", "nontoxic": "bad"}
     assert scores(directory, prompts, texts, names=turned, label="bad") == pytest.approx([-one for one in other])
+    assert scores(directory, prompts, texts, names=turned) == pytest.approx([-one for one in other])
+    assert scores(directory, prompts, texts, names=turned, label="good") == pytest.approx([-one for one in other])
 
 
 def test_a_long_dialogue_that_is_closed_keeps_its_beginning_of_text(make_classifier, tmp_path):

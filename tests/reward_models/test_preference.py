@@ -129,6 +129,13 @@ def test_what_cannot_be_fetched_now_is_not_read_in_another_way(head: Path, monke
     assert reward_models.load(head).describe()["kind"] == "preference"
 
 
+def test_labels_that_are_not_numbered_from_0_are_refused(head: Path) -> None:
+    config = json.loads((head / "config.json").read_text()) | {"id2label": {"1": "kind"}, "label2id": {"kind": 1}}
+    (head / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RewardError, match=r"head: the id2label of its config\.json must number its labels from 0"):
+        reward_models.load(head)
+
+
 def test_a_chat_without_a_template_is_refused(head: Path) -> None:
     with pytest.raises(RewardError, match="input is chat, but its tokenizer has no chat template"):
         reward_models.load(str(head), input="chat")

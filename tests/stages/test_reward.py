@@ -629,6 +629,10 @@ def test_rows_to_measure_with_that_are_trained_on_are_warned_of(
     assert "also trained on" not in caplog.text
     division.of_labels(configured(evaluation_data=[data]))
     assert "evaluation_data: 80 of its 80 rows are also trained on" in caplog.text
+    caplog.clear()
+    of_prompts = [{**data, "prompt": "{prompt}", "text": text} for text in ("Yes, {prompt}", "No, {prompt}")]
+    division.of_labels(configured(data=of_prompts[:1], evaluation_data=of_prompts[1:]))
+    assert "also trained on" not in caplog.text  # prompts in common are no rows in common
 
 
 def test_a_body_that_reads_padding_in_a_way_of_its_own_is_refused(tiny_models: dict[str, Path]) -> None:
