@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from align.configs.base import Config, StageConfig, TextData, TrainConfig
+from align.configs.base import Config, Fraction, StageConfig, TextData, TrainConfig
 
 
 class ModelSize(Config):
@@ -47,11 +47,20 @@ class PretrainConfig(StageConfig):
     size: ModelSize = ModelSize()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: list[TextData] = Field(min_length=1)
+    causal_share: Fraction = 0.0
+    """Of an encoder's blocks: in these, each token sees those before it alone and predicts the next one; in the others
+    masked tokens are predicted. An encoder that learns from few tokens learns more from both."""
     max_length: PositiveInt = 256
     """Tokens in one training block; texts are packed into blocks, each closed by the end-of-text token."""
     attn_implementation: str | None = None
     """While training, as transformers has it: `eager`, `sdpa` (default: what it chooses)."""
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _only_an_encoder_has_two_ways_to_read(self) -> PretrainConfig:
+        if self.causal_share and self.architecture != "modernbert":
+            raise ValueError(f"causal_share is of encoders: a {self.architecture} reads in one way; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _blocks_fit_the_model(self) -> PretrainConfig:

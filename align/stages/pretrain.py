@@ -2,7 +2,8 @@
 
 A byte-level BPE tokenizer is trained on the texts, the texts are packed into blocks of equal length, and a Llama learns
 to predict the next token, a T5 to fill in masked spans (Raffel et al. 2020, section 3.1.4), or a ModernBERT to fill in
-masked tokens (Devlin et al. 2019, section 3.1). Held-out blocks measure the perplexity.
+masked tokens (Devlin et al. 2019, section 3.1) and, in a share of the blocks, to predict the next one (Charpentier and
+Samuel 2024, "GPT or BERT: why not both?"). Held-out blocks measure the perplexity (of masked tokens for an encoder).
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
@@ -84,7 +86,7 @@ def run(config: PretrainConfig, inputs: Inputs, workspace: Workspace, tracker: T
         test_rows = SpanCorruption(test_blocks, tokenizer, config.seed)
         collate = SpanCollator(model)
     elif config.architecture == "modernbert":
-        rows = Masking(train_blocks, tokenizer, config.seed)
+        rows = Masking(train_blocks, tokenizer, config.seed, config.causal_share)
         test_rows = Masking(test_blocks, tokenizer, config.seed)
         collate = MaskCollator(tokenizer.pad_token_id)
     trainer = Trainer(
@@ -231,39 +233,62 @@ class SpanCollator:
         }
 
 
+class EncoderBlock(NamedTuple):
+    """What an encoder learns from a block."""
+
+    shown: Ids
+    """[length]"""
+    labels: Ids
+    """[length]; `IGNORED` where nothing is predicted."""
+    causal: bool
+    """No token sees a later one."""
+
+
 class MaskCollator:
     """Blocks with masked tokens as a batch for an encoder."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
-    def __call__(self, rows: list[tuple[Ids, Ids]]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask`, `labels`, all [rows, length]."""
-        ids, mask = pad([row[0].tolist() for row in rows], self.pad_token_id)
-        labels, _ = pad([row[1].tolist() for row in rows], IGNORED)
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+    def __call__(self, rows: list[EncoderBlock]) -> dict[str, Tensor]:
+        """`input_ids`, `labels` [rows, length], and `attention_mask`: of the same shape, or, where some rows are read
+        causally, what is added to the scores [rows, 1, length, length]."""
+        ids, mask = pad([row.shown.tolist() for row in rows], self.pad_token_id)
+        labels, _ = pad([row.labels.tolist() for row in rows], IGNORED)
+        causal = torch.tensor([row.causal for row in rows])
+        if not causal.any():
+            return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+        not_later = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+        sees = mask[:, None] & (not_later | ~causal[:, None, None])
+        added = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)
+        return {"input_ids": ids, "attention_mask": added[:, None], "labels": labels}
 
 
-class Masking(Dataset[tuple[Ids, Ids]]):
-    """Blocks with tokens to predict. The choice depends on (seed, epoch, index) alone: a resumed run sees the same."""
+class Masking(Dataset[EncoderBlock]):
+    """Blocks with tokens to predict: masked ones, or in a share of the blocks each next one. The choice depends on
+    (seed, epoch, index) alone: a resumed run sees the same."""
 
-    def __init__(self, blocks: Sequence[Ids], tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
-        self.blocks, self.seed, self.epoch = blocks, seed, 0
+    def __init__(
+        self, blocks: Sequence[Ids], tokenizer: PreTrainedTokenizerFast, seed: int, causal_share: float = 0.0
+    ) -> None:
+        self.blocks, self.seed, self.epoch, self.causal_share = blocks, seed, 0, causal_share
         self.mask, self.size = tokenizer.mask_token_id, len(tokenizer)
 
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def __getitem__(self, index: int) -> tuple[Ids, Ids]:
-        """The block with most of the chosen tokens masked, and the chosen tokens; both [length]."""
+    def __getitem__(self, index: int) -> EncoderBlock:
+        """The whole block and its next tokens; or most of the chosen tokens masked, and the chosen ones."""
         generator = np.random.default_rng((self.seed, self.epoch, index))
         tokens = self.blocks[index]
+        if self.causal_share and generator.random() < self.causal_share:
+            return EncoderBlock(tokens, np.append(tokens[1:], IGNORED), causal=True)
         chosen = generator.random(len(tokens)) < MASKED
         chosen[generator.integers(len(tokens))] = True
         what = generator.random(len(tokens))
         shown = np.where(what < REPLACED, generator.integers(self.size, size=len(tokens)), self.mask)
         shown = np.where(chosen & (what < 1 - KEPT), shown, tokens)
-        return shown, np.where(chosen, tokens, IGNORED)
+        return EncoderBlock(shown, np.where(chosen, tokens, IGNORED), causal=False)
 
 
 class SpanCorruption(Dataset[tuple[Ids, Ids]]):

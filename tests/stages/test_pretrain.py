@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -145,7 +147,8 @@ def test_masking_tells_what_stood_there() -> None:
 
     tokens = np.arange(10, 50).repeat(25)
     rows = pretrain.Masking([tokens], Special(), seed=0)  # type: ignore[arg-type]
-    shown, labels = rows[0]
+    shown, labels, causal = rows[0]
+    assert not causal
     chosen = labels != -100
     assert chosen.mean() == pytest.approx(0.3, abs=0.05)
     assert (labels[chosen] == tokens[chosen]).all()
@@ -154,6 +157,40 @@ def test_masking_tells_what_stood_there() -> None:
     assert (rows[0][0] == shown).all()
     rows.epoch = 1
     assert (rows[0][0] != shown).any()
+
+
+def test_a_share_of_blocks_is_read_from_left_to_right(pretrain_config: Config, tmp_path: Path) -> None:
+    config = pretrain_config("modernbert").model_copy(update={"causal_share": 0.5})
+    tokenizer = pretrain.train_tokenizer(["red cat"] * 5, config)
+    rows = pretrain.Masking([np.arange(10, 30)] * 40, tokenizer, seed=0, causal_share=0.5)
+    causal = [row for row in rows if row.causal]
+    assert 10 < len(causal) < 30
+    assert all((row.labels[:-1] == row.shown[1:]).all() and row.labels[-1] == -100 for row in causal)
+    assert all(((row.labels == -100) | (row.labels == np.arange(10, 30))).all() for row in rows if not row.causal)
+
+    mixed = [causal[0], next(row for row in rows if not row.causal), causal[0]._replace(shown=np.arange(10, 25))]
+    batch = pretrain.MaskCollator(tokenizer.pad_token_id)(mixed)
+    model = pretrain.new_model("modernbert", config.size, tokenizer).eval()
+    model.set_attn_implementation("eager")
+    later = batch | {"input_ids": batch["input_ids"].clone()}
+    later["input_ids"][:2, 12:] = 5
+    later["input_ids"][2, 15:] = 5  # of the short one, only what pads it
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        with torch.no_grad():
+            before, after = (model(**{**one, "labels": None}).logits for one in (batch, later))
+        torch.testing.assert_close(before[0, :12], after[0, :12])
+        torch.testing.assert_close(before[2, :15], after[2, :15])
+        assert (before[1, :12] - after[1, :12]).abs().max() > 1e-4
+
+    metrics = pretrain.run(config, {}, Workspace(tmp_path), NullTracker())
+    assert metrics["loss"] < math.log(len(load_tokenizer(tmp_path / "output")))
+
+
+def test_only_an_encoder_is_read_in_two_ways(pretrain_config: Config) -> None:
+    llama = pretrain_config("llama").model_dump()
+    with pytest.raises(ValidationError, match="causal_share is of encoders: a llama reads in one way"):
+        PretrainConfig.model_validate({**llama, "causal_share": 0.5})
 
 
 def test_lower_case_makes_one_word_of_two(pretrain_config: Config) -> None:
