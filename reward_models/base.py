@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
@@ -217,13 +217,8 @@ class CheckedModel:
                 responses,
             )
 
-        timer = threading.Timer(PATIENCE, say)
-        timer.daemon = True
-        timer.start()
-        try:
+        with unless_done_in(PATIENCE, say):
             yield
-        finally:
-            timer.cancel()
 
     def _part(self, name: str) -> str:
         return f"component {name} of reward model {self.name}"
@@ -238,6 +233,18 @@ def checked(
     if name is None and probes is None:
         return model
     return CheckedModel(model._model, name or model.name, model.probes() if probes is None else probes)
+
+
+@contextmanager
+def unless_done_in(seconds: float, do: Callable[[], object]) -> Iterator[None]:
+    """Within, `do` is called once so many seconds are over, from another thread."""
+    timer = threading.Timer(seconds, do)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def is_number(value: Any) -> bool:

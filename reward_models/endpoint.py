@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
-from reward_models.base import RewardError, is_number
+from reward_models.base import RewardError, is_number, unless_done_in
 
 LARGEST_ANSWER = 8 * 2**20
 _LONGEST_WAIT = 86_400.0
@@ -254,13 +254,8 @@ def _cut_off(sock: socket.socket, seconds: float, overdue: threading.Event) -> I
         overdue.set()
         _shut_down(sock)
 
-    timer = threading.Timer(max(0.0, seconds), cut)
-    timer.daemon = True
-    timer.start()
-    try:
+    with unless_done_in(max(0.0, seconds), cut):
         yield
-    finally:
-        timer.cancel()
 
 
 def _pause(attempt: int, asked_for: float) -> float:

@@ -245,7 +245,7 @@ class EncoderBlock(NamedTuple):
 
 
 class MaskCollator:
-    """Blocks with masked tokens as a batch for an encoder."""
+    """Blocks as a batch for an encoder."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
