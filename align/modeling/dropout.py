@@ -40,5 +40,5 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
         return _of_torch(input, p, training, inplace)
     four_at_once = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     drawn = four_at_once.view(torch.int16)[: input.numel()].view(input.shape)
-    kept = drawn >= dropped - 2**15
+    kept = drawn.ge_(dropped - 2**15)  # 0 or 1 in place: through a truth value it takes a quarter longer
     return input * kept.to(input.dtype).mul_(1 / (1 - p))
