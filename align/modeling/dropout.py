@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -31,14 +32,15 @@ def quick_dropout() -> Iterator[None]:
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """`input` with each element 0 with probability `p`, else divided by `1 - p`.
 
-    On a CPU it draws 16 bits for each from torch's generator, which makes `p` a multiple of 1/65,536; elsewhere, and
-    where there is nothing to draw, it is torch's own.
+    On a CPU it draws 16 bits for each, which makes `p` a multiple of 1/65,536: from a generator of numpy, twice as fast
+    as torch's, that torch's seeds anew each time. Elsewhere, and where there is nothing to draw, it is torch's own.
     """
     dropped = round(p * 2**16)  # of as many values as 16 bits have
     draws = training and 0 < dropped < 2**16 and input.device.type == "cpu" and input.is_floating_point()
     if not draws or inplace:
         return _of_torch(input, p, training, inplace)
-    four_at_once = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    drawn = four_at_once.view(torch.int16)[: input.numel()].view(input.shape)
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    four_at_once = np.random.SFC64(seed).random_raw(-(-input.numel() // 4))
+    drawn = torch.from_numpy(four_at_once.view(np.int16))[: input.numel()].view(input.shape)
     kept = drawn.ge_(dropped - 2**15)  # 0 or 1 in place: through a truth value it takes a quarter longer
     return input * kept.to(input.dtype).mul_(1 / (1 - p))
