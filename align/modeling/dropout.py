@@ -32,8 +32,8 @@ def quick_dropout() -> Iterator[None]:
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """`input` with each element 0 with probability `p`, else divided by `1 - p`.
 
-    On a CPU it draws 16 bits for each, which makes `p` a multiple of 1/65,536: from a generator of numpy, twice as fast
-    as torch's, that torch's seeds anew each time. Elsewhere, and where there is nothing to draw, it is torch's own.
+    On a CPU it draws 16 bits for each, which makes `p` a multiple of 1/65,536, from a generator of numpy, faster than
+    torch's, that torch's seeds anew each time. Elsewhere, and where there is nothing to draw, it is torch's own.
     """
     dropped = round(p * 2**16)  # of as many values as 16 bits have
     draws = training and 0 < dropped < 2**16 and input.device.type == "cpu" and input.is_floating_point()
@@ -42,5 +42,5 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     seed = int(torch.empty((), dtype=torch.int64).random_())
     four_at_once = np.random.SFC64(seed).random_raw(-(-input.numel() // 4))
     drawn = torch.from_numpy(four_at_once.view(np.int16))[: input.numel()].view(input.shape)
-    kept = drawn.ge_(dropped - 2**15)  # 0 or 1 in place: through a truth value it takes a quarter longer
+    kept = drawn.ge_(dropped - 2**15)  # 0 or 1 in place: truth values are slower to convert
     return input * kept.to(input.dtype).mul_(1 / (1 - p))
