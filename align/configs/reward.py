@@ -82,6 +82,9 @@ class RewardConfig(StageConfig):
     dropout: FractionBelowOne = 0.0
     token_dropout: FractionBelowOne = 0.0
     """Share of the tokens of training texts that the model is shown as the mask or unknown token, anew each epoch."""
+    masked_lm_weight: NonNegativeFloat = 0.0
+    """Weight of predicting the tokens that `token_dropout` hides, beside the labels: 0.3. An encoder goes on learning
+    the language of the texts (Radford et al. 2018, section 3.2, lambda there)."""
     r_drop: NonNegativeFloat = 0.0
     """Weight of the disagreement between two passes over each text, which `dropout` and `token_dropout` make differ
     (R-Drop, Liang et al. 2021, alpha there). An update then takes twice the time."""
@@ -125,11 +128,13 @@ class RewardConfig(StageConfig):
 
     @model_validator(mode="after")
     def _training_is_of_one_kind(self) -> Self:
-        for key in ("token_dropout", "r_drop"):
+        for key in ("token_dropout", "masked_lm_weight", "r_drop"):
             if self.pairs and getattr(self, key):
                 raise ValueError(f"{key} is for `data:`, not for `pairs:`: remove it")
         if self.r_drop and not (self.dropout or self.token_dropout):
             raise ValueError("r_drop compares two passes, which differ by dropout alone: set dropout or token_dropout")
+        if self.masked_lm_weight and not self.token_dropout:
+            raise ValueError("masked_lm_weight is of the tokens that token_dropout hides: set token_dropout")
         if self.early_stopping is not None and self.average_weights:
             raise ValueError("early_stopping looks at the weights themselves, not at average_weights: choose one")
         return self

@@ -21,7 +21,7 @@ from align.data.units import units_of
 from align.errors import UsageError
 from align.metrics import classification, intervals
 from align.modeling import classifiers
-from align.modeling.training import GroupedByLength, TellEpoch
+from align.modeling.training import IGNORED, GroupedByLength, TellEpoch
 from align.modeling.trunk import pad
 from align.workspace import Interval
 from reward_models.classifier import joined
@@ -59,7 +59,10 @@ class Classification:
         rows = TokenDropout(
             self._rows(self.training, tokenizer), tokenizer, config.token_dropout, config.seed, twice=config.r_drop > 0
         )
+        if config.masked_lm_weight:
+            _require_embeddings_for_states(model)
         return _Trainer(
+            masked_lm_weight=config.masked_lm_weight,
             model=model,
             args=arguments(label_names=["labels"], label_smoothing_factor=0.0),  # the loss has it
             train_dataset=rows,
@@ -156,16 +159,25 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` [rows, longest]; `labels` [rows] or [rows, labels]; twice the rows where they
-        are shown twice."""
+        are shown twice. Of rows in which tokens may be hidden also `hidden_tokens` [rows, longest]: those, and
+        `IGNORED` in all other places."""
         again = [{**row, "input_ids": row["again"]} for row in rows if "again" in row]
-        ids, mask = pad([row["input_ids"] for row in (*rows, *again)], self.pad_token_id)
-        labels = torch.tensor([row["labels"] for row in (*rows, *again)])
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+        shown = [*rows, *again]
+        ids, mask = pad([row["input_ids"] for row in shown], self.pad_token_id)
+        batch = {
+            "input_ids": ids,
+            "attention_mask": mask.long(),
+            "labels": torch.tensor([row["labels"] for row in shown]),
+        }
+        if all("whole" in row for row in shown):
+            whole, _ = pad([row["whole"] for row in shown], self.pad_token_id)
+            batch["hidden_tokens"] = whole.masked_fill(whole == ids, IGNORED)
+        return batch
 
 
 class TokenDropout(Dataset[dict[str, Any]]):
     """Rows in which a share of the tokens is hidden. Which ones depends on (seed, epoch, index) alone: a resumed run
-    sees the same. With `twice`, each has other tokens hidden in its `again`."""
+    sees the same. With `twice`, each has other tokens hidden in its `again`. `whole` is the row with none hidden."""
 
     def __init__(
         self,
@@ -188,7 +200,8 @@ class TokenDropout(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
         drawn = np.random.default_rng((self.seed, self.epoch, index))
-        return {**row, **{name: self._with_hidden(row["input_ids"], drawn) for name in self.shown_as}}
+        shown = {name: self._with_hidden(row["input_ids"], drawn) for name in self.shown_as}
+        return {**row, **shown, "whole": row["input_ids"]}
 
     def _with_hidden(self, ids: list[int], drawn: np.random.Generator) -> list[int]:
         if not self.share:
@@ -237,8 +250,54 @@ def disagreement(logits: Tensor, *, independent: bool) -> Tensor:
     return ((first.softmax(-1) - second.softmax(-1)) * (first.log_softmax(-1) - second.log_softmax(-1))).sum()
 
 
+def hidden_token_loss(states: Tensor, embeddings: Tensor, hidden_tokens: Tensor) -> Tensor:
+    """Mean cross entropy of the tokens that were hidden, each predicted from the state in its place by the product with
+    every token's embedding; 0 where none is.
+
+    Args:
+        states: [rows, length, width], the last layer's
+        embeddings: [vocabulary, width]
+        hidden_tokens: [rows, length]; `IGNORED` where nothing is predicted
+    """
+    hidden = hidden_tokens != IGNORED
+    logits = (states[hidden] @ embeddings.T).float()
+    return cross_entropy(logits, hidden_tokens[hidden], reduction="sum") / hidden.sum().clamp(min=1)
+
+
 class _Trainer(GroupedByLength, Trainer):  # type: ignore[misc]
-    pass
+    def __init__(self, *, masked_lm_weight: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.masked_lm_weight = masked_lm_weight
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of the labels; in training, with that of the hidden tokens (Radford et al. 2018, section 3.2)."""
+        hidden_tokens = inputs.pop("hidden_tokens", None)
+        if hidden_tokens is None or not self.masked_lm_weight:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs["output_hidden_states"] = True
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        embeddings = self.accelerator.unwrap_model(model).get_input_embeddings().weight
+        with self.accelerator.autocast():
+            of_tokens = hidden_token_loss(outputs.hidden_states[-1], embeddings, hidden_tokens)
+        # The labels' loss is their share of that of all accumulated batches; this is a mean.
+        loss = loss + self.masked_lm_weight * of_tokens / self.current_gradient_accumulation_steps
+        return (loss, outputs) if return_outputs else loss
+
+
+def _require_embeddings_for_states(model: Any) -> None:
+    """
+    Raises:
+        UsageError: the last states cannot be multiplied with the embeddings.
+    """
+    config, width = model.config, model.get_input_embeddings().weight.shape[-1]
+    if config.is_encoder_decoder or width != config.hidden_size:
+        what = "an encoder and a decoder" if config.is_encoder_decoder else f"embeddings {width} wide"
+        raise UsageError(
+            f"masked_lm_weight: hidden tokens are predicted from the states of the last layer, and {config.model_type} "
+            f"has {what}: remove masked_lm_weight, or take an encoder such as ModernBERT, BERT or RoBERTa"
+        )
 
 
 def _class_weights(config: RewardConfig, counts: Counter[str], rows: int, labels: Sequence[str], multi: bool) -> Tensor:

@@ -17,6 +17,8 @@ from tokenizers import processors
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    ElectraConfig,
+    ElectraForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     XLNetConfig,
@@ -30,6 +32,7 @@ from align.errors import AlignError, Interrupted, UsageError
 from align.modeling import calibration, classifiers
 from align.modeling.generation import sample
 from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_config, load_tokenizer
+from align.modeling.trunk import pad
 from align.stages import classification, preference, responses, reward
 from align.tracking import NullTracker
 from align.workspace import Interval, Workspace
@@ -481,7 +484,7 @@ def test_early_stopping_publishes_the_best_weights(tiny_models: dict[str, Path],
     assert again == metrics
 
 
-@pytest.mark.parametrize("kind", ["labels", "pairs", "lora", "averaged", "twice"])
+@pytest.mark.parametrize("kind", ["labels", "pairs", "lora", "averaged", "twice", "hidden"])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     kind: str,
     tiny_models: dict[str, Path],
@@ -493,9 +496,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     make = preferring if kind == "pairs" else noisy
     lora = {"method": "lora", "lora": {"r": 4, "dropout": 0.1}} if kind == "lora" else {}
     stopping: dict[str, Any] = {"early_stopping": {"eval_steps": 6}}
-    twice = {"token_dropout": 0.2, "r_drop": 1.0} if kind == "twice" else {}
+    noise = {"twice": {"token_dropout": 0.2, "r_drop": 1.0}, "hidden": {"token_dropout": 0.2, "masked_lm_weight": 0.5}}
     config = make(
-        **({"token_dropout": 0.2, "average_weights": 0.9} if kind == "averaged" else stopping | twice),
+        **({"token_dropout": 0.2, "average_weights": 0.9} if kind == "averaged" else stopping | noise.get(kind, {})),
         calibration="temperature",
         dropout=0.1,
         train={"num_train_epochs": 2, "gradient_accumulation_steps": 2},
@@ -681,6 +684,86 @@ def test_hidden_tokens_are_others_in_each_epoch(tiny_models: dict[str, Path]) ->
     first = rows[0]
     rows.epoch = 1
     assert rows[0] != first
+
+
+def test_the_loss_of_hidden_tokens_is_of_those_alone() -> None:
+    torch.manual_seed(0)
+    states, embeddings = torch.randn(2, 3, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
+    none = torch.full((2, 3), -100)
+    hidden = none.clone()
+    hidden[0, 2], hidden[1, 0] = 5, 1
+    logits = torch.stack([states[0, 2], states[1, 0]]) @ embeddings.T
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([5, 1]))
+    torch.testing.assert_close(classification.hidden_token_loss(states, embeddings, hidden), expected)
+    nothing = classification.hidden_token_loss(states, embeddings, none)
+    nothing.backward()
+    assert nothing == 0
+    assert not states.grad.any()  # type: ignore[union-attr]
+
+
+def test_a_batch_names_the_tokens_that_are_hidden(tiny_models: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(tiny_models["modernbert"])
+    rows = [{"input_ids": [*range(9, 9 + length)], "labels": 0} for length in (9, 4)]
+    hiding = classification.TokenDropout(rows, tokenizer, 0.5, 1, twice=True)
+    batch = classification.Collator(tokenizer.pad_token_id)([hiding[0], hiding[1]])
+    hidden = batch["hidden_tokens"] != -100
+    assert torch.equal(hidden, batch["input_ids"] == hiding.hidden)
+    assert 0 < hidden.sum() < 2 * (9 + 4)
+    whole = torch.where(hidden, batch["hidden_tokens"], batch["input_ids"])
+    expected, _ = pad([row["input_ids"] for row in (*rows, *rows)], tokenizer.pad_token_id)
+    assert torch.equal(whole, expected)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_hidden_tokens_are_learned_beside_the_labels(
+    method: str, tiny_models: dict[str, Path], tmp_path: Path, noisy: Any
+) -> None:
+    losses = {}
+    for weight in (0.0, 1.0):
+        config = noisy(token_dropout=0.3, masked_lm_weight=weight, method=method, train={"num_train_epochs": 4})
+        workspace = Workspace(tmp_path / str(weight))
+        reward.run(config, {"base": tiny_models["roberta"]}, workspace, NullTracker())
+        model = load_classifier(workspace.output, ["nice", "not nice"]).eval()
+        tokenizer = load_tokenizer(workspace.output)
+        task = classification.Classification(config)
+        rows = classification.TokenDropout(task._rows(task.held_out, tokenizer), tokenizer, 0.3, seed=9)
+        batch = classification.Collator(tokenizer.pad_token_id)([rows[index] for index in range(len(rows))])
+        hidden = batch.pop("hidden_tokens")
+        states = model(**{**batch, "labels": None}, output_hidden_states=True).hidden_states[-1]
+        embeddings = model.get_input_embeddings().weight
+        losses[weight] = classification.hidden_token_loss(states, embeddings, hidden).item()
+    assert losses[1.0] < losses[0.0] - 0.1
+
+
+def test_the_loss_of_hidden_tokens_is_a_mean_over_accumulated_batches(
+    tiny_models: dict[str, Path], tmp_path: Path, noisy: Any
+) -> None:
+    losses = {}
+    for weight, batches in ((0.0, 1), (0.5, 1), (0.5, 4)):
+        still = {"max_steps": 3, "learning_rate": 1e-12, "gradient_accumulation_steps": batches}
+        config = noisy(token_dropout=0.3, masked_lm_weight=weight, train=still)
+        workspace = Workspace(tmp_path / f"{weight}_{batches}")
+        metrics = reward.run(config, {"base": tiny_models["roberta"]}, workspace, NullTracker())
+        losses[weight, batches] = metrics["train_loss"]
+    of_tokens = 2 * (losses[0.5, 1] - losses[0.0, 1])
+    assert of_tokens > 1
+    assert 2 * (losses[0.5, 4] - losses[0.0, 1]) == pytest.approx(of_tokens, rel=0.1)
+
+
+def test_hidden_tokens_that_cannot_be_predicted_are_refused(
+    tiny_models: dict[str, Path], tmp_path: Path, configured: Any, preferring: Any
+) -> None:
+    with pytest.raises(ValueError, match="of the tokens that token_dropout hides: set token_dropout"):
+        configured(masked_lm_weight=0.3)
+    with pytest.raises(ValueError, match="masked_lm_weight is for `data:`, not for `pairs:`"):
+        preferring(masked_lm_weight=0.3)
+    config = configured(masked_lm_weight=0.3, token_dropout=0.1)
+    with pytest.raises(UsageError, match="t5 has an encoder and a decoder: remove masked_lm_weight"):
+        reward.run(config, {"base": tiny_models["t5"]}, Workspace(tmp_path), NullTracker())
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    narrow = ElectraForSequenceClassification(ElectraConfig(vocab_size=20, embedding_size=8, **shape))
+    with pytest.raises(UsageError, match="electra has embeddings 8 wide"):
+        classification._require_embeddings_for_states(narrow)
 
 
 def test_rows_that_are_shown_twice_hide_other_tokens_each_time(tiny_models: dict[str, Path]) -> None:
