@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import send_to_device
+from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -110,7 +111,11 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
         torch._dynamo.config.suppress_errors = True  # What cannot be compiled runs as it is, with a warning.
     trainer.remove_callback(PrinterCallback)  # It prints to stdout, which belongs to results.
     quickly = trainer.args.device.type == "cpu" and not trainer.args.torch_compile  # which draws in a way of its own
-    with ExitStack() as shown, quick_dropout() if quickly else nullcontext():
+    with (
+        ExitStack() as shown,
+        quick_dropout() if quickly else nullcontext(),
+        _inputs_as_they_are(trainer),
+    ):
         begun_at = step_of(checkpoint) if checkpoint else 0
         trainer.add_callback(_Companion(description, begun_at, tracker, shown, needs))
         try:
@@ -123,6 +128,13 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
     if trainer.state.global_step < trainer.state.max_steps:
         interrupt.raise_if_requested(f"a checkpoint of step {trainer.state.global_step} was saved")
     return _mean_loss(trainer.state)
+
+
+def _inputs_as_they_are(trainer: Trainer) -> AbstractContextManager[None]:
+    """Within it, under autocast, adapters do not convert what they read to their float32, which autocast would convert
+    back at once, in every layer (`benchmarks/training_step.py`). Their dropout is then of the lower precision, too."""
+    autocast = trainer.args.bf16 or trainer.args.fp16
+    return disable_input_dtype_casting(trainer.model, active=autocast)  # type: ignore[no-any-return]
 
 
 def completion_loss(

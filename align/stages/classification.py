@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from align.configs.reward import RewardConfig
 from align.data import division
@@ -289,15 +291,24 @@ class _Trainer(GroupedByLength, Trainer):  # type: ignore[misc]
 def _require_embeddings_for_states(model: Any) -> None:
     """
     Raises:
-        UsageError: the last states cannot be multiplied with the embeddings.
+        UsageError: the last states are not of an encoder of masked tokens, or cannot be multiplied with the embeddings.
     """
-    config, width = model.config, model.get_input_embeddings().weight.shape[-1]
-    if config.is_encoder_decoder or width != config.hidden_size:
-        what = "an encoder and a decoder" if config.is_encoder_decoder else f"embeddings {width} wide"
-        raise UsageError(
-            f"masked_lm_weight: hidden tokens are predicted from the states of the last layer, and {config.model_type} "
-            f"has {what}: remove masked_lm_weight, or take an encoder such as ModernBERT, BERT or RoBERTa"
-        )
+    config = model.config
+    if config.is_encoder_decoder:
+        what = "has an encoder and a decoder"
+    elif config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or getattr(config, "is_decoder", False):
+        what = "is no encoder that transformers can train on masked tokens"
+    elif isinstance(embeddings := model.get_input_embeddings(), BaseTunerLayer):
+        what = "has adapters on its embeddings (lora.target_modules)"
+    elif (width := embeddings.weight.shape[-1]) != config.hidden_size:
+        what = f"has embeddings {width} wide"
+    else:
+        return
+    raise UsageError(
+        "masked_lm_weight: hidden tokens are predicted from the states of the last layer by the product with the "
+        f"embeddings, and {config.model_type} {what}: remove masked_lm_weight, or take an encoder such as ModernBERT, "
+        "BERT or RoBERTa"
+    )
 
 
 def _class_weights(config: RewardConfig, counts: Counter[str], rows: int, labels: Sequence[str], multi: bool) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import random
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tokenizers import processors
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -26,10 +28,11 @@ from transformers import (
 
 import reward_models
 from align import interrupt
+from align.configs.base import LoraSettings
 from align.configs.reward import RewardConfig
 from align.data import checking, division, examples
 from align.errors import AlignError, Interrupted, UsageError
-from align.modeling import calibration, classifiers
+from align.modeling import calibration, classifiers, training
 from align.modeling.generation import sample
 from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_config, load_tokenizer
 from align.modeling.trunk import pad
@@ -239,6 +242,26 @@ def test_lora_trains_little_and_publishes_merged_weights(
     adapted = PeftModel.from_pretrained(body_again, str(tmp_path / "output" / "adapter")).eval()
     ids = torch.tensor([[20, 21, 22, model.config.eos_token_id]])
     torch.testing.assert_close(adapted(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_under_autocast_adapters_read_what_comes_and_learn_the_same(
+    tiny_models: dict[str, Path], tmp_path: Path, configured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(method="lora", lora={"r": 5}, train={"num_train_epochs": 1, "bf16": True})
+    read: set[torch.dtype] = set()
+
+    def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, torch.nn.Linear) and module.out_features == 5 and torch.is_grad_enabled():
+            read.add(inputs[0].dtype)
+
+    with register_module_forward_pre_hook(note):
+        reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path / "as_it_comes"), NullTracker())
+        assert torch.bfloat16 in read
+        read.clear()
+        monkeypatch.setattr(training, "_inputs_as_they_are", lambda trainer: nullcontext())
+        reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path / "converted"), NullTracker())
+        assert read == {torch.float32}
+    assert _files(tmp_path / "as_it_comes" / "output") == _files(tmp_path / "converted" / "output")
 
 
 def test_many_combinations_of_labels_leave_no_more_rows_to_tune_with(
@@ -760,6 +783,13 @@ def test_hidden_tokens_that_cannot_be_predicted_are_refused(
     config = configured(masked_lm_weight=0.3, token_dropout=0.1)
     with pytest.raises(UsageError, match="t5 has an encoder and a decoder: remove masked_lm_weight"):
         reward.run(config, {"base": tiny_models["t5"]}, Workspace(tmp_path), NullTracker())
+    for method in ("full", "lora"):
+        config = configured(masked_lm_weight=0.3, token_dropout=0.1, method=method)
+        with pytest.raises(UsageError, match="llama is no encoder that transformers can train on masked tokens"):
+            reward.run(config, {"base": tiny_models["llama"]}, Workspace(tmp_path), NullTracker())
+    config = config.model_copy(update={"lora": LoraSettings(target_modules=["word_embeddings", "query"])})
+    with pytest.raises(UsageError, match=r"roberta has adapters on its embeddings \(lora\.target_modules\)"):
+        reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     narrow = ElectraForSequenceClassification(ElectraConfig(vocab_size=20, embedding_size=8, **shape))
     with pytest.raises(UsageError, match="electra has embeddings 8 wide"):
