@@ -14,8 +14,8 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,11 @@ MODELS: dict[str, tuple[Callable[[float], torch.nn.Module], float]] = {
 }
 
 
-def as_align_trains(model: torch.nn.Module) -> AbstractContextManager[Any]:
+@contextmanager
+def as_align_trains(model: torch.nn.Module) -> Iterator[None]:
     """Both at once, as `align.modeling.training.fit` has it."""
-    both = ExitStack()
-    both.enter_context(quick_dropout())
-    both.enter_context(disable_input_dtype_casting(model))
-    return both
+    with quick_dropout(), disable_input_dtype_casting(model):
+        yield
 
 
 SIDES: dict[str, tuple[bool, Callable[[torch.nn.Module], AbstractContextManager[Any]]]] = {
@@ -130,8 +129,8 @@ def main() -> None:
                 "model": name,
                 "milliseconds_per_step": {s: statistics.median(t) / len(LENGTHS) * 1000 for s, t in runs.items()},
                 "times_align": {
-                    side: statistics.median(a / b for a, b in zip(taken, runs["align"], strict=True))
-                    for side, taken in runs.items()
+                    side: statistics.median(a / b for a, b in zip(each, runs["align"], strict=True))
+                    for side, each in runs.items()
                 },
                 "runs": runs,
             }
