@@ -1,5 +1,6 @@
 """What a classifier's training step on a CPU is spared: the noise of dropout drawn by `align.modeling.dropout` instead
-of torch, and adapters' inputs that are not converted to float32 under autocast.
+of torch, adapters' inputs that are not converted to float32 under autocast, their products that are added to the
+layer's at once, and frozen weights held in bfloat16.
 
     python benchmarks/training_step.py          # writes results/training_step.json
 
@@ -30,6 +31,7 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
+from align.modeling.adapters import adding_at_once, frozen_weights_in
 from align.modeling.dropout import quick_dropout
 from align.modeling.load import set_dropout
 
@@ -70,17 +72,44 @@ MODELS: dict[str, tuple[Callable[[float], torch.nn.Module], float]] = {
 
 @contextmanager
 def as_align_trains(model: torch.nn.Module) -> Iterator[None]:
-    """Both at once, as `align.modeling.training.fit` has it."""
+    """All three at once, as `align.modeling.training.fit` has it."""
+    with quick_dropout(), disable_input_dtype_casting(model), adding_at_once(model):
+        yield
+
+
+@contextmanager
+def with_frozen_weights_in_bfloat16(model: torch.nn.Module) -> Iterator[None]:
+    """And with `dtype: bfloat16`."""
+    with as_align_trains(model), frozen_weights_in(model, torch.bfloat16):
+        yield
+
+
+@contextmanager
+def with_torchs_dropout(model: torch.nn.Module) -> Iterator[None]:
+    with disable_input_dtype_casting(model), adding_at_once(model):
+        yield
+
+
+@contextmanager
+def with_inputs_converted(model: torch.nn.Module) -> Iterator[None]:
+    with quick_dropout(), adding_at_once(model):
+        yield
+
+
+@contextmanager
+def with_products_added_on_their_own(model: torch.nn.Module) -> Iterator[None]:
     with quick_dropout(), disable_input_dtype_casting(model):
         yield
 
 
 SIDES: dict[str, tuple[bool, Callable[[torch.nn.Module], AbstractContextManager[Any]]]] = {
     "align": (True, as_align_trains),
-    "torch's dropout": (True, disable_input_dtype_casting),
-    "no dropout": (False, disable_input_dtype_casting),
-    "inputs converted": (True, lambda model: quick_dropout()),
-    "neither": (True, lambda model: nullcontext()),
+    "frozen weights in bfloat16": (True, with_frozen_weights_in_bfloat16),
+    "torch's dropout": (True, with_torchs_dropout),
+    "no dropout": (False, as_align_trains),
+    "inputs converted": (True, with_inputs_converted),
+    "products added on their own": (True, with_products_added_on_their_own),
+    "none of it": (True, lambda model: nullcontext()),
 }
 
 
@@ -92,15 +121,16 @@ def seconds(
     """Of one training step for each of `LENGTHS`."""
     drawn = torch.Generator().manual_seed(0)
     started = time.perf_counter()
-    for length in LENGTHS:
-        ids = torch.randint(5, 8000, (ROWS, length), generator=drawn)
-        with within(model), torch.autocast("cpu", torch.bfloat16):
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-            loss = cross_entropy(logits.float(), ids[:, 0] % 2)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    with within(model):
+        for length in LENGTHS:
+            ids = torch.randint(5, 8000, (ROWS, length), generator=drawn)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+                loss = cross_entropy(logits.float(), ids[:, 0] % 2)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
     return time.perf_counter() - started
 
 

@@ -77,6 +77,8 @@ class RewardConfig(StageConfig):
     evaluation_pairs: list[PreferenceData] = []
     """Held-out pairs for the pair accuracy (default: one tenth of `pairs`, kept aside)."""
     max_length: PositiveInt = 256
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """While training, of the weights that adapters leave as they are (what is published is always float32)."""
     attn_implementation: str | None = None
     """While training, as transformers has it: `eager`, `sdpa` (default: what it chooses)."""
     dropout: FractionBelowOne = 0.0
@@ -152,4 +154,9 @@ class RewardConfig(StageConfig):
     def _lora_only_with_lora(self) -> Self:
         if self.lora is not None and self.method == "full":
             raise ValueError("`lora:` is set, but method is full: set method: lora, or remove the block")
+        if self.dtype != "float32" and not (self.method == "lora" and self.train.bf16):
+            raise ValueError(
+                f"dtype: {self.dtype} is for weights that do not train, beside products in bfloat16: "
+                "set method: lora and train.bf16: true, or remove it"
+            )
         return self

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from align.configs.base import LoraSettings
@@ -42,6 +46,58 @@ def adapted(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
         except ValueError as error:
             wanted = lora.target_modules if isinstance(lora.target_modules, str) else sorted(lora.target_modules or ())
             raise UsageError(f"lora.target_modules: {wanted}: {error}") from error
+
+
+@contextmanager
+def frozen_weights_in(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within it, the weights that do not train are held in `dtype`; after it they are what they were before.
+
+    Autocast, which converts such a weight anew for every product, then has nothing to convert, and what layers hand to
+    one another is of `dtype` as well: half of the memory to go through. Both versions of the weights are kept.
+    """
+    weights = [part for part in model.parameters() if not part.requires_grad and part.is_floating_point()]
+    before = [weight.data for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = weight.data.to(dtype)
+        yield
+    finally:
+        for weight, data in zip(weights, before, strict=True):
+            weight.data = data
+
+
+class _AddedAtOnce:
+    """A variant of LoRA, as peft has them, which differs by rounding alone."""
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        inner = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
+        weight, scaling = module.lora_B[active_adapter].weight, module.scaling[active_adapter]
+        return torch.addmm(result.flatten(0, -2), inner.flatten(0, -2), weight.T, alpha=scaling).view_as(result)
+
+
+@contextmanager
+def adding_at_once(model: torch.nn.Module) -> Iterator[None]:
+    """Within it, under autocast, adapters of linear layers add to what the layer returns within their last product.
+
+    Otherwise they write out that product, and then that times its scale, each as large as what the layer returns: for a
+    small model this takes longer than the products do.
+    """
+    layers: list[Any] = [part for part in model.modules() if type(part) is LoraLinear]
+    variants = [getattr(layer, "lora_variant", None) for layer in layers]  # where peft looks for DoRA, say
+    plain = [
+        (of_layer, name)
+        for layer, of_layer in zip(layers, variants, strict=True)
+        for name, up in layer.lora_B.items()
+        if of_layer == {} and up.bias is None
+    ]
+    try:
+        for of_layer, name in plain:
+            of_layer[name] = _AddedAtOnce()
+        yield
+    finally:
+        for of_layer, name in plain:
+            of_layer.pop(name, None)
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:

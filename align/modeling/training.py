@@ -29,6 +29,7 @@ from transformers import (
 from align import interrupt
 from align.configs.base import TrainConfig
 from align.errors import AlignError, UsageError
+from align.modeling.adapters import adding_at_once
 from align.modeling.checkpoints import intact, mark_complete, newest_complete_checkpoint, step_of
 from align.modeling.dropout import quick_dropout
 from align.progress import Advance, track
@@ -115,6 +116,7 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
         ExitStack() as shown,
         quick_dropout() if quickly else nullcontext(),
         _inputs_as_they_are(trainer),
+        adding_at_once(trainer.model) if _has_autocast(trainer) else nullcontext(),
     ):
         begun_at = step_of(checkpoint) if checkpoint else 0
         trainer.add_callback(_Companion(description, begun_at, tracker, shown, needs))
@@ -133,8 +135,11 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
 def _inputs_as_they_are(trainer: Trainer) -> AbstractContextManager[None]:
     """Within it, under autocast, adapters do not convert what they read to their float32, which autocast would convert
     back at once, in every layer (`benchmarks/training_step.py`). Their dropout is then of the lower precision, too."""
-    autocast = trainer.args.bf16 or trainer.args.fp16
-    return disable_input_dtype_casting(trainer.model, active=autocast)  # type: ignore[no-any-return]
+    return disable_input_dtype_casting(trainer.model, active=_has_autocast(trainer))  # type: ignore[no-any-return]
+
+
+def _has_autocast(trainer: Trainer) -> bool:
+    return bool(trainer.args.bf16 or trainer.args.fp16)
 
 
 def completion_loss(

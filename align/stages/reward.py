@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import Trainer, TrainerCallback, set_seed
 
@@ -24,7 +25,7 @@ from align.configs.reward import Normalize, RewardConfig
 from align.data import examples
 from align.errors import AlignError
 from align.modeling import calibration
-from align.modeling.adapters import merged, save_adapter
+from align.modeling.adapters import frozen_weights_in, merged, save_adapter
 from align.modeling.checkpoints import intact
 from align.modeling.classifiers import attach, closing_texts
 from align.modeling.export import empty_directory, save_model
@@ -76,7 +77,8 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     if config.average_weights:
         callbacks.append(AveragedWeights(config.average_weights))
     trainer = task.trainer(model, tokenizer, arguments, callbacks)
-    metrics["train_loss"] = fit(trainer, workspace, tracker, "reward")
+    with frozen_weights_in(model, getattr(torch, config.dtype)):
+        metrics["train_loss"] = fit(trainer, workspace, tracker, "reward")
     if stopping:
         metrics["best_step"] = float(_best_step(trainer, workspace))
 

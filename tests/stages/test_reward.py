@@ -6,13 +6,14 @@ import math
 import random
 import shutil
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora.layer import LoraLayer
 from safetensors.torch import load_file
 from tokenizers import processors
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -33,6 +34,7 @@ from align.configs.reward import RewardConfig
 from align.data import checking, division, examples
 from align.errors import AlignError, Interrupted, UsageError
 from align.modeling import calibration, classifiers, training
+from align.modeling.adapters import adding_at_once, frozen_weights_in
 from align.modeling.generation import sample
 from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_config, load_tokenizer
 from align.modeling.trunk import pad
@@ -262,6 +264,101 @@ def test_under_autocast_adapters_read_what_comes_and_learn_the_same(
         reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path / "converted"), NullTracker())
         assert read == {torch.float32}
     assert _files(tmp_path / "as_it_comes" / "output") == _files(tmp_path / "converted" / "output")
+
+
+@pytest.mark.parametrize("body", ["llama", "t5", "roberta"])
+def test_frozen_weights_are_of_sixteen_bits_only_while_adapters_train(
+    body: str, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    config = configured(
+        method="lora",
+        lora={"r": 4, "alpha": 8},
+        dtype="bfloat16",
+        average_weights=0.5,
+        calibration="temperature",
+        train={"bf16": True},
+    )
+    held: set[torch.dtype] = set()
+
+    def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if torch.is_grad_enabled():
+            held.update(part.dtype for part in module.parameters(recurse=False) if not part.requires_grad)
+            assert all(part.dtype == torch.float32 for part in module.parameters(recurse=False) if part.requires_grad)
+
+    with register_module_forward_pre_hook(note):
+        metrics = reward.run(config, {"base": tiny_models[body]}, Workspace(tmp_path), NullTracker())
+    assert held == {torch.bfloat16}
+    assert isinstance(metrics["auc"], Interval)
+    assert metrics["auc"].value > 0.9
+    published = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output").state_dict()
+    before = load_classifier(tiny_models[body], ["nice", "not nice"])
+    adapted = PeftModel.from_pretrained(before, str(tmp_path / "output" / "adapter")).merge_and_unload()
+    for name, weight in adapted.state_dict().items():
+        assert published[name].dtype == torch.float32
+        if name.startswith(adapted.base_model_prefix):  # the head's are divided by the temperature
+            torch.testing.assert_close(published[name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_hidden_tokens_are_predicted_with_embeddings_of_sixteen_bits(
+    tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    hidden = {"token_dropout": 0.2, "masked_lm_weight": 0.3}
+    losses = [
+        reward.run(
+            configured(method="lora", **hidden, **more, train={"bf16": True, "num_train_epochs": 1}),
+            {"base": tiny_models["roberta"]},
+            Workspace(tmp_path / str(index)),
+            NullTracker(),
+        )["train_loss"]
+        for index, more in enumerate(({}, {"dtype": "bfloat16"}))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize("body", ["llama", "t5", "roberta"])
+def test_adapters_that_add_at_once_learn_the_same(body: str, tiny_models: dict[str, Path]) -> None:
+    torch.manual_seed(1)
+    settings = LoraSettings(r=3, alpha=12)
+    model = classifiers.attach(load_classifier(tiny_models[body], ["a", "b"]), settings).train()
+    trained = {name: part for name, part in model.named_parameters() if part.requires_grad}
+    for name, part in trained.items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(part, std=0.1)
+    ids = torch.tensor([[20, 21, 22, model.config.eos_token_id], [23, 24, 25, model.config.eos_token_id]])
+
+    def gradients() -> dict[str, torch.Tensor]:
+        torch.manual_seed(2)  # of dropout
+        model.zero_grad()
+        model(input_ids=ids, labels=torch.tensor([0, 1])).loss.backward()
+        return {name: part.grad for name, part in trained.items() if part.grad is not None}
+
+    before = gradients()
+    with adding_at_once(model):
+        layers = [part for part in model.modules() if isinstance(part, LoraLayer)]
+        assert layers
+        assert all(layer.lora_variant for layer in layers)
+        at_once = gradients()
+    torch.testing.assert_close(at_once, before)
+    assert not any(layer.lora_variant for layer in layers)
+    assert len(before) == len(trained)
+
+
+def test_frozen_weights_are_what_they_were_when_training_breaks_off(tiny_models: dict[str, Path]) -> None:
+    model = classifiers.attach(load_classifier(tiny_models["roberta"], ["a", "b"]), LoraSettings(r=2))
+    before = {name: part.clone() for name, part in model.state_dict().items()}
+    with suppress(KeyboardInterrupt), frozen_weights_in(model, torch.bfloat16):
+        assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+        raise KeyboardInterrupt
+    after = model.state_dict()
+    assert all(torch.equal(part, after[name]) and part.dtype == after[name].dtype for name, part in before.items())
+
+
+@pytest.mark.parametrize("given", [{}, {"method": "lora"}, {"train": {"bf16": True}}])
+def test_a_dtype_is_refused_where_all_weights_train_or_products_are_of_float32(
+    given: dict[str, Any], configured: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"set method: lora and train\.bf16: true, or remove it"):
+        configured(dtype="bfloat16", **given)
 
 
 def test_many_combinations_of_labels_leave_no_more_rows_to_tune_with(
