@@ -17,12 +17,15 @@ MODEL_TYPES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 def compute_alone(model: Any) -> None:
     """Make the last layer of a sequence classifier compute its first position only, if that is all its head reads.
 
-    For scoring alone: `hidden_states` of that model are no longer those of all tokens.
+    In training as well, gradients are those of the whole layer. `hidden_states` are no longer those of all tokens.
     """
     if model.config.model_type in MODEL_TYPES:
         model.base_model.encoder.layer[-1].attention.output.register_forward_pre_hook(_first_position)
 
 
 def _first_position(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """The output of attention and the residual, both [texts, tokens, width] -> [texts, 1, width]."""
-    return tuple(one[:, :1] for one in given)
+    """The output of attention and the residual, both [texts, tokens, width] -> [texts, 1, width].
+
+    Contiguous, as torch would otherwise copy the next layer's weights once for each text.
+    """
+    return tuple(one[:, :1].contiguous() for one in given)

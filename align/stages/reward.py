@@ -37,6 +37,7 @@ from align.stages.preference import PreferenceModelling
 from align.stages.responses import Responses, load_subject
 from align.tracking import Tracker
 from align.workspace import Inputs, Interval, Metrics, Workspace
+from reward_models import first_token
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
         "parameters": float(parameter_count(classifier)),
         "rows": float(len(task.training)),
     }
+    if not config.masked_lm_weight:  # which reads all positions
+        first_token.compute_alone(classifier)
     model = attach(classifier, config.lora or LoraSettings()) if config.method == "lora" else classifier
     metrics["trainable_parameters"] = float(parameter_count(model, trainable=True))
 

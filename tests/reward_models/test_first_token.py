@@ -57,3 +57,16 @@ def test_the_last_layer_computes_one_position(directory: Path) -> None:
     reward.score(["", ""], ["one two three", "four"])
     assert min(lengths[::2]) > 1
     assert set(lengths[1::2]) == {1}
+
+
+def test_gradients_are_those_of_the_whole_layer(directory: Path) -> None:
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    of_each = []
+    for alone in (False, True):
+        model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+        if alone:
+            first_token.compute_alone(model)
+        model(input_ids=ids, labels=torch.tensor([0, 1])).loss.backward()
+        of_each.append({name: part.grad for name, part in model.named_parameters() if part.grad is not None})
+    torch.testing.assert_close(of_each[1], of_each[0])
+    assert any(gradient.abs().max() > 1e-3 for gradient in of_each[0].values())

@@ -26,6 +26,7 @@ from transformers import (
     GPT2LMHeadModel,
     XLNetConfig,
 )
+from transformers.models.roberta.modeling_roberta import RobertaIntermediate
 
 import reward_models
 from align import interrupt
@@ -313,6 +314,24 @@ def test_hidden_tokens_are_predicted_with_embeddings_of_sixteen_bits(
         for index, more in enumerate(({}, {"dtype": "bfloat16"}))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize(("weight", "of_all"), [(0.0, False), (0.3, True)])
+def test_the_last_layer_is_trained_at_the_position_that_is_read_unless_all_are(
+    weight: float, of_all: bool, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    lengths: list[int] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, RobertaIntermediate) and torch.is_grad_enabled():
+            lengths.append(inputs[0].shape[1])
+
+    config = configured(token_dropout=0.2, masked_lm_weight=weight, train={"num_train_epochs": 1})
+    with register_module_forward_pre_hook(note):
+        reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    layers = load_config(tiny_models["roberta"]).num_hidden_layers
+    assert max(lengths[::layers]) > 1
+    assert (max(lengths[layers - 1 :: layers]) > 1) == of_all
 
 
 @pytest.mark.parametrize("body", ["llama", "t5", "roberta"])
