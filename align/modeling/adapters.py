@@ -80,8 +80,8 @@ class _AddedAtOnce:
 def adding_at_once(model: torch.nn.Module) -> Iterator[None]:
     """Within it, under autocast, adapters of linear layers add to what the layer returns within their last product.
 
-    Otherwise they write out that product, and then that times its scale, each as large as what the layer returns: for a
-    small model this takes longer than the products do.
+    Otherwise they write out that product, and then that times its scale, each as large as what the layer returns: of
+    a small model, where memory rather than arithmetic takes the time, this is to be felt.
     """
     layers: list[Any] = [part for part in model.modules() if type(part) is LoraLinear]
     variants = [getattr(layer, "lora_variant", None) for layer in layers]  # where peft looks for DoRA, say

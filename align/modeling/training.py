@@ -129,6 +129,8 @@ def fit(trainer: Trainer, workspace: Workspace, tracker: Tracker, description: s
             ) from error
     if trainer.state.global_step < trainer.state.max_steps:
         interrupt.raise_if_requested(f"a checkpoint of step {trainer.state.global_step} was saved")
+    # Training leaves the model under autocast; what is measured and published next is what its files say.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return _mean_loss(trainer.state)
 
 

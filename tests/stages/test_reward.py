@@ -296,8 +296,7 @@ def test_frozen_weights_are_of_sixteen_bits_only_while_adapters_train(
     adapted = PeftModel.from_pretrained(before, str(tmp_path / "output" / "adapter")).merge_and_unload()
     for name, weight in adapted.state_dict().items():
         assert published[name].dtype == torch.float32
-        if name.startswith(adapted.base_model_prefix):  # the head's are divided by the temperature
-            torch.testing.assert_close(published[name], weight, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(published[name], weight, atol=1e-6, rtol=1e-5)
 
 
 def test_hidden_tokens_are_predicted_with_embeddings_of_sixteen_bits(
@@ -314,6 +313,19 @@ def test_hidden_tokens_are_predicted_with_embeddings_of_sixteen_bits(
         for index, more in enumerate(({}, {"dtype": "bfloat16"}))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_killed_after_training_under_autocast_publishes_the_same(
+    method: str, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    config = configured(method=method, calibration="temperature", train={"bf16": True, "num_train_epochs": 1})
+    workspace = Workspace(tmp_path)
+    metrics = reward.run(config, {"base": tiny_models["roberta"]}, workspace, NullTracker())
+    published = _files(workspace.output)
+    shutil.rmtree(workspace.output)
+    assert reward.run(config, {"base": tiny_models["roberta"]}, workspace, NullTracker()) == metrics
+    assert _files(workspace.output) == published
 
 
 @pytest.mark.parametrize(("weight", "of_all"), [(0.0, False), (0.3, True)])
