@@ -73,5 +73,5 @@ def test_no_forward_pass_is_larger_than_the_budget(tiny_classifier: Any, budget:
     most = budget or (16_384 if torch.cuda.is_available() else 1_024)
     assert max(passes) <= most
     assert sum(passes) < 1.5 * sum(len(text.split()) for text in texts)  # little of it is padding
-    # Not closer: matrix products of another shape may add up in another order (by 2e-6 on one CPU, by less than 1e-6 on another).
+    # Not closer: products of another shape may add up in another order, by 2e-6 on one CPU and by less on another.
     assert scores == pytest.approx([model.score([""], [text])[0] for text in texts], abs=1e-5)
