@@ -20,10 +20,10 @@ KINDS: dict[str, type[StageConfig]] = {
 
 FORMAT_VERSIONS: dict[str, int] = {
     **dict.fromkeys(KINDS, 1),
-    "base": 2,
+    "base": 3,
     "pretrain": 3,
     "sft": 2,
-    "reward": 6,
+    "reward": 7,
     "ppo": 2,
     "evaluate": 3,
 }

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 COLDEST, HOTTEST = 0.1, 20.0
-"""Bounds of the temperature: a few rows that are all right would ask for endless confidence."""
+"""Between which the temperature is sought."""
+
+
+def by_chance(rows: int, classes: int) -> float:
+    """The share of rows to count as labelled by chance, so that a few that are all right do not ask for endless
+    confidence: as if every class had one more row (Platt 1999, section 2.2)."""
+    return classes / (rows + classes)
 
 
 def temperature(logits: Tensor, loss: Callable[[Tensor], Tensor]) -> float:

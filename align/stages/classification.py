@@ -23,6 +23,7 @@ from align.data.units import units_of
 from align.errors import UsageError
 from align.metrics import classification, intervals
 from align.modeling import classifiers
+from align.modeling.calibration import by_chance
 from align.modeling.training import IGNORED, GroupedByLength, TellEpoch
 from align.modeling.trunk import pad
 from align.workspace import Interval
@@ -81,11 +82,12 @@ class Classification:
         return self._logits(model, tokenizer, self.tuning)
 
     def likelihood_loss(self, logits: Tensor) -> Tensor:
-        """Mean negative log-likelihood of the tuning rows' labels, without weights."""
+        """Mean negative log-likelihood of the tuning rows' labels, without weights, as `by_chance` counts them."""
         targets = torch.tensor([row["labels"] for row in self._targets(self.tuning)])
         if self.multi:
-            return binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
-        return cross_entropy(logits, targets)
+            share = by_chance(len(targets), 2)
+            return binary_cross_entropy_with_logits(logits, targets.to(logits.dtype) * (1 - share) + share / 2)
+        return cross_entropy(logits, targets, label_smoothing=by_chance(len(targets), len(self.labels)))
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float | Interval]:
         """Accuracy, macro-F1, AUC of the scored label and calibration error on held-out rows.

@@ -19,6 +19,7 @@ from align.data.examples import Preference
 from align.data.units import units_of
 from align.metrics import classification, intervals
 from align.modeling import classifiers
+from align.modeling.calibration import by_chance
 from align.modeling.training import LengthGroupedSampler
 from align.workspace import Interval
 from reward_models.classifier import joined
@@ -68,8 +69,9 @@ class PreferenceModelling:
         return self._margins(model, tokenizer, self.tuning)
 
     def likelihood_loss(self, logits: Tensor) -> Tensor:
-        """Mean negative log-likelihood of the preferences."""
-        return -logsigmoid(logits).mean()
+        """Mean negative log-likelihood of the preferences, as `by_chance` counts them."""
+        share = by_chance(len(logits), 2) / 2
+        return -((1 - share) * logsigmoid(logits) + share * logsigmoid(-logits)).mean()
 
     def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float | Interval]:
         """Pair accuracy (a tie counts half) and calibration error on held-out pairs; and for scale the accuracy of

@@ -550,6 +550,29 @@ def test_what_is_published_says_the_calibrated_probability(
     torch.testing.assert_close(torch.tensor(log_odds).float(), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_few_rows_that_are_all_right_do_not_ask_for_endless_confidence(
+    noisy: Any, preferring: Any, tables: dict[str, Path]
+) -> None:
+    """As if each class had one more row: n rows all right by a margin of 1 allow a confidence of (n + 1) / (n + 2)."""
+
+    def fitted(task: Any, logits: torch.Tensor) -> float:
+        return calibration.temperature(logits, task.likelihood_loss)
+
+    labelled = classification.Classification(noisy(calibration="temperature"))
+    truth = [labelled.labels.index(row.label) for row in labelled.tuning]
+    right = torch.nn.functional.one_hot(torch.tensor(truth), 2).float()
+    assert fitted(labelled, right) == pytest.approx(1 / math.log(len(truth) + 1), rel=1e-4)
+    pairs = preference.PreferenceModelling(preferring(calibration="temperature"))
+    margins = torch.ones(len(pairs.tuning))
+    assert fitted(pairs, margins) == pytest.approx(1 / math.log(len(margins) + 1), rel=1e-4)
+    several = {"dataset": {"path": str(tables["noisy"])}, "text": "{text}", "labels": {"rude": "rot", "loud": "noise"}}
+    multi = classification.Classification(
+        noisy(calibration="temperature", labels={"negative": "rude"}, data=[several], evaluation_data=[])
+    )
+    held = torch.tensor([[float(name in row.labels) for name in multi.labels] for row in multi.tuning])
+    assert fitted(multi, held - 0.5) == pytest.approx(0.5 / math.log(len(held) + 1), rel=1e-4)
+
+
 def test_logits_come_in_the_order_of_the_rows(tiny_models: dict[str, Path]) -> None:
     model = load_classifier(tiny_models["roberta"], ["a", "b"])
     rows = [[7, 8, 9, 10, 11, 2], [7, 2], [9, 9, 8, 2], [5, 2], [6, 7, 2]]
