@@ -80,6 +80,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_model(tmp_path / "classifier", labels=("nothate", "hate"))
     write_model(tmp_path / "unnamed", labels=("LABEL_0", "LABEL_1"))
     write_model(tmp_path / "encoder", architectures=["BertForMaskedLM"])
+    write_model(tmp_path / "body", architectures=["BertModel"])
     write_model(tmp_path / "adapter", adapter=True)
     write_model(tmp_path / "other_tokens", tokens=19, labels=("toxic", "nontoxic"))
     write_model(tmp_path / "too_many_tokens", tokens=21)
@@ -181,7 +182,11 @@ def test_options_of_classifiers_are_checked_before_they_are_there(here: Path, re
             ["stages.ppo.critic_from=path:other_tokens", "stages.ppo.ppo.critic=separate"],
             "stages.ppo.critic_from: its tokenizer is not that of `policy`, whose tokens it would have to read",
         ),
-        (["stages.base.model=./encoder"], "sft.model: is a BertForMaskedLM, an encoder, which cannot generate text"),
+        (["stages.base.model=./encoder"], "sft.model: is a BertForMaskedLM, an encoder or a body"),
+        (
+            ["stages.base.model=./body"],
+            "sft.model: is a BertModel, an encoder or a body without its head",
+        ),
         (
             ["stages.toxicity.normalize={policy: 'path:classifier', prompts: [{dataset: rows, prompt: '{prompt}'}]}"],
             "toxicity.normalize.policy: is a classifier (labels nothate, hate), not a language model",

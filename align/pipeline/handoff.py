@@ -30,7 +30,8 @@ from reward_models import nesting
 from reward_models.options import renamed
 
 _TRAINABLE = {"F32", "BF16", "F16"}
-_ENCODER = "ForMaskedLM"
+_ENCODER = re.compile(r"ForMaskedLM$|ForPreTraining$|(?<!LMHead)Model$")
+"""Also an encoder's body alone."""
 
 
 def foreseen(recipe: Recipe, registry: Registry, reference: str, *, labels: bool = False) -> Contract:
@@ -54,7 +55,7 @@ def foreseen(recipe: Recipe, registry: Registry, reference: str, *, labels: bool
         case PretrainConfig(architecture="llama"):
             return Contract("LlamaForCausalLM", "F32", config.size.max_position_embeddings)
         case PretrainConfig(architecture="modernbert"):
-            return Contract("ModernBert" + _ENCODER, "F32", config.size.max_position_embeddings)
+            return Contract("ModernBertForMaskedLM", "F32", config.size.max_position_embeddings)
         case PretrainConfig():
             return Contract("T5ForConditionalGeneration", "F32", is_encoder_decoder=True)
         case SftConfig() | PPOStageConfig():
@@ -178,9 +179,9 @@ def _not_a_language_model(config: StageConfig, place: str, model: Contract) -> I
     writes = not (isinstance(config, RewardConfig) and place == "model")
     if writes and is_classifier(model.architecture):
         yield f"{place}: is a classifier (labels {', '.join(model.labels or ())}), not a language model"
-    if writes and (model.architecture or "").endswith(_ENCODER):
+    if writes and _ENCODER.search(model.architecture or ""):
         yield (
-            f"{place}: is a {model.architecture}, an encoder, which cannot generate text; "
+            f"{place}: is a {model.architecture}, an encoder or a body without its head, which cannot generate text; "
             "it can be the body of a classifier"
         )
     if model.adapter and getattr(config, "method", "") == "qlora":

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -20,6 +21,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 import reward_models
 from align.configs.base_model import BaseModelConfig
@@ -46,6 +48,7 @@ def run(config: BaseModelConfig, inputs: Inputs, workspace: Workspace, tracker: 
     Raises:
         UsageError: where it does not exist, cannot be reached, or is no model that a later stage could use.
     """
+    torch.manual_seed(config.seed)  # an encoder's body may come without its pooler, which is then made here
     try:
         settings = AutoConfig.from_pretrained(config.model, **_where(config))
         model = _loader(config, settings).from_pretrained(
@@ -94,9 +97,12 @@ def _loader(config: BaseModelConfig, settings: PretrainedConfig) -> Any:
         for ending, loader in LOADERS.items():
             if architecture.endswith(ending):
                 return loader
+        encoder = settings.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not settings.is_encoder_decoder
+        if encoder and architecture.endswith(("Model", "ForPreTraining")):  # as of sentence encoders and ELECTRA
+            return AutoModel
     raise UsageError(
-        f"{config.model} is a {settings.architectures or settings.model_type}; a base is a causal or an "
-        "encoder-decoder language model, a masked language model or a sequence classifier"
+        f"{config.model} is a {', '.join(settings.architectures or [settings.model_type])}; a base is a causal or an "
+        "encoder-decoder language model, an encoder, a masked language model or a sequence classifier"
     )
 
 

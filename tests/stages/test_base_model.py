@@ -6,13 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GenerationConfig, RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    ElectraConfig,
+    ElectraForPreTraining,
+    GenerationConfig,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from align import stages
 from align.configs import KINDS
 from align.configs.base_model import BaseModelConfig
 from align.errors import UsageError
-from align.modeling.load import load_tokenizer
+from align.modeling.load import load_classifier, load_tokenizer
 from align.stages import base_model
 from align.tracking import NullTracker
 from align.workspace import Workspace
@@ -58,6 +67,26 @@ def test_dtype_is_converted_and_sampling_settings_are_dropped(tiny_models: dict[
     assert {tensor.dtype for tensor in kept.values()} == {torch.bfloat16}
     generation = json.loads((tmp_path / "output" / "generation_config.json").read_text())
     assert set(generation) == {"eos_token_id", "pad_token_id", "transformers_version"}
+
+
+def test_an_encoder_without_a_head_becomes_a_classifier(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    """As sentence encoders and ELECTRA are published."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    made = {
+        "bert": BertModel(BertConfig(vocab_size=50, **shape)),
+        "electra": ElectraForPreTraining(ElectraConfig(vocab_size=50, embedding_size=16, **shape)),
+    }
+    for name, model in made.items():
+        model.save_pretrained(tmp_path / name)
+        load_tokenizer(tiny_models["roberta"]).save_pretrained(tmp_path / name)
+        take(tmp_path / name, tmp_path)
+        body = getattr(load_classifier(tmp_path / "output", ["a", "b"]), name)
+        given = getattr(model, name, model).state_dict()
+        assert all(torch.equal(part, given[key]) for key, part in body.state_dict().items())
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "vit", "architectures": ["ViTModel"]}')
+    with pytest.raises(UsageError, match="bert is a ViTModel; a base is a causal or an encoder-decoder"):
+        take(tmp_path / "bert", tmp_path)
 
 
 def test_what_is_not_there_is_explained(tmp_path: Path) -> None:
