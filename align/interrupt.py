@@ -57,6 +57,13 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def leave_at_once_if_repeated() -> None:
+    """From here on Ctrl-C ends the process without a word: it is leaving, and a traceback out of the interpreter's own
+    shutdown helps nobody."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+
+
 def requested() -> int | None:
     """The number of the signal that asks the stage to end, if one came."""
     return _received

@@ -344,6 +344,11 @@ def _max_length(name: str, model: Any, tokenizer: Any, wanted: int | None) -> in
     limit = most_tokens(model, tokenizer)
     if wanted is not None and wanted > limit:
         raise RewardError(f"reward model {name} reads at most {limit} tokens: max_length {wanted} is too long")
+    special = tokenizer.num_special_tokens_to_add()
+    if wanted is not None and wanted <= special:
+        raise RewardError(
+            f"reward model {name}: max_length {wanted} leaves no room for text beside {special} special tokens"
+        )
     return int(min(limit, _DEFAULT_MAX_LENGTH) if wanted is None else wanted)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from reward_models.base import CheckedModel, RewardError, RewardModel, checked
 from reward_models.calling import Scorer
+from reward_models.endpoint import Endpoint
 from reward_models.nesting import rebuilt
 
 Spec = str | Path | Mapping[str, Any] | Scorer | RewardModel
@@ -173,11 +174,17 @@ def _trained(source: str, options: dict[str, Any], name: str) -> Any:
 
 
 def _made(what: str, make: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    signature = inspect.signature(make)
+    handed_on = inspect.signature(Endpoint) if "options" in signature.parameters else None
     try:
-        inspect.signature(make).bind(**options)
+        beyond = signature.bind(**options).arguments.get("options", {})
+        if handed_on:
+            handed_on.bind_partial(**beyond)
     except TypeError as error:
-        raise RewardError(f"reward model {what}: {error}") from error
+        known = [*signature.parameters, *(handed_on.parameters if handed_on else ())]
+        taken = [name for name in dict.fromkeys(known) if name not in ("source", "members", "options")]
+        raise RewardError(f"reward model {what}: {error}; it takes {', '.join(taken) or 'no options'}") from error
     try:
         return make(**options)
-    except TypeError as error:  # an option that is passed on, or of a wrong type
+    except TypeError as error:  # an option of a wrong type
         raise RewardError(f"reward model {what}: {error}") from error

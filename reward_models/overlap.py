@@ -32,16 +32,28 @@ class Overlap:
         """One F-measure per response.
 
         Raises:
-            RewardError: a reference without a word that ROUGE knows: any response would score 0.
+            RewardError: a reference of which ROUGE reads less than half, or fewer words than it compares at a time: any
+                response would score 0, or what the rest of it earns.
         """
-        if unknown := next((one for one in references or [] if not re.search("[a-z0-9]", one.lower())), None):
-            raise RewardError(
-                f"{self.name}: ROUGE reads the letters a-z and digits alone, and finds none in {unknown!r}"
-            )
+        for reference in references or []:
+            self._require_readable(reference)
         return [
             float(self._scorer.score(reference, response)[METRICS[self._metric]].fmeasure)
             for response, reference in zip(responses, references or [], strict=True)
         ]
+
+    def _require_readable(self, reference: str) -> None:
+        known = re.findall("[a-z0-9]+", reference.lower())
+        if not known or 2 * sum(map(len, known)) < sum(map(str.isalnum, reference)):
+            raise RewardError(
+                f"{self.name}: ROUGE reads the letters a-z and digits alone, and finds {'few' if known else 'none'} in "
+                f"{reference!r}"
+            )
+        if self._metric == "rouge_2" and len(known) < 2:
+            raise RewardError(
+                f"{self.name}: rouge_2 compares two words at a time, and {reference!r} has one: any response would "
+                "score 0. Leave such rows out, or take rouge_l"
+            )
 
     def describe(self) -> dict[str, Any]:
         """The metric."""

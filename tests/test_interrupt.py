@@ -43,6 +43,25 @@ with interrupt.guarded():
     assert "quit now; run the same command to resume from the last checkpoint" in ended.stderr
 
 
+def test_a_signal_at_the_very_end_shows_no_traceback() -> None:
+    program = """
+import atexit, os, signal, sys
+from align.cli import app
+from align.cli.commands import Command
+
+@app.command(cls=Command)
+def stopped():
+    raise KeyboardInterrupt
+
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+sys.argv = ["align", "stopped"]
+app()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr.rstrip() == "interrupted; run the same command again to resume\n  align stopped"
+
+
 def test_workers_do_not_repeat_what_the_terminal_sends_to_all_of_them() -> None:
     program = """
 import os, signal

@@ -76,15 +76,19 @@ class Command(TyperCommand):
             place = f" ({error.filename})" if error.filename else ""
             _to_stderr(f"error: {error.strerror or error}{place}")
             raise typer.Exit(AlignError.exit_code) from None
+        except Interrupted as error:
+            interrupt.leave_at_once_if_repeated()
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            _to_stderr(f"{error}\n{_command_line(ctx)}")
+            raise typer.Exit(error.exit_code) from None
         except AlignError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            one_line = "\n" not in str(error) and not isinstance(error, Interrupted)
-            _to_stderr(f"error: {error}" if one_line else str(error))
-            if isinstance(error, Interrupted):
-                _to_stderr(_command_line(ctx))
+            _to_stderr(str(error) if "\n" in str(error) else f"error: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
+            interrupt.leave_at_once_if_repeated()
             if ctx.params.get("debug"):
                 traceback.print_exc()
             _to_stderr(f"interrupted; run the same command again to resume\n{_command_line(ctx)}")

@@ -351,7 +351,8 @@ def _cell(measured: Any) -> str:
     if measured is None:
         return "-"
     if isinstance(measured, Mapping):
-        return f"{measured['value']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}]"
+        between = f" [{measured['low']:.3f}, {measured['high']:.3f}]"
+        return f"{measured['value']:.3f}{between if measured['low'] < measured['high'] else ''}"
     return f"{measured:.3f}" if isinstance(measured, float) else str(measured)
 
 

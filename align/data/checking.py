@@ -55,7 +55,7 @@ def check(config: StageConfig) -> list[str]:
     if isinstance(config, RewardConfig) and labels.get("data") and config.labels is not None and not problems:
         problems += _label_problems(config.labels, labels)
         problems += _weight_problems(config, labels["data"])
-    if isinstance(config, RewardConfig) and (config.pairs or config.data[0].labels) and not problems and not waiting:
+    if isinstance(config, RewardConfig) and not problems and not waiting:
         problems += _division_problems(config)
     if isinstance(config, RewardConfig) and config.normalize and rows["normalize.prompts"] == 1:
         problems.append("normalize.prompts: one prompt, and moments need two or more")

@@ -104,7 +104,7 @@ def _problem(
         case "stage" if reference.name in names or (for_reward and reference.name in reward_models.builtin_names()):
             return None
         case "stage":
-            return _unknown(reference.name, [*names, *(sorted(reward_models.builtin_names()) if for_reward else ())])
+            return _unknown(reference.name, names, sorted(reward_models.builtin_names()) if for_reward else ())
         case "registry" if not NAME.fullmatch(reference.name):
             return f"{text!r} names no artifact: write registry:name@v1"
         case "hub" if not _REPOSITORY.fullmatch(reference.name):
@@ -136,12 +136,13 @@ def _wrong_kind(allowed: Sequence[str], what: str, name: str, given: str) -> str
     return f"takes {what} (a stage of kind {', '.join(allowed)}), but {name!r} is of kind {given}"
 
 
-def _unknown(name: str, names: Sequence[str]) -> str:
+def _unknown(name: str, names: Sequence[str], builtin: Sequence[str] = ()) -> str:
     if name.startswith((".", "/", "~")):
         return f"no stage is called {name!r}; for a directory write path:{name}"
     if "/" in name:
         return f"no stage is called {name!r}; for the Hugging Face Hub write hub:{name}"
-    return f"no stage is called {name!r}{suggest(name, names)} (stages: {', '.join(names)}; {ELSEWHERE})"
+    known = f"stages: {', '.join(names)}" + (f"; reward models: {', '.join(builtin)}" if builtin else "")
+    return f"no stage is called {name!r}{suggest(name, [*names, *builtin])} ({known}; {ELSEWHERE})"
 
 
 def _circle(links: Mapping[str, Sequence[str]]) -> list[str] | None:

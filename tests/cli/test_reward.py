@@ -164,6 +164,15 @@ def test_evaluate_labels(place: Path, run_align: Align) -> None:
         assert expected in shown
 
 
+def test_two_rows_give_no_interval(place: Path, run_align: Align) -> None:
+    """Resamples of two rows that are told apart all say the same."""
+    two = [{"text": "kind", "label": "nontoxic"}, {"text": "rude", "label": "toxic"}]
+    (place / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in two))
+    rules = "{model: rules, banned: {phrases: [rude]}}"
+    shown = run_align("reward", "evaluate", rules, "two.jsonl", "--label", "label", "--positive", "nontoxic").stdout
+    assert " ".join(next(line for line in shown.splitlines() if "roc auc" in line).split()) == "roc auc 1.000"
+
+
 def test_evaluate_pairs(place: Path, run_align: Align) -> None:
     found = json.loads(run_align("reward", "evaluate", "cli_rewards:length", "pairs.jsonl", "--json").stdout)
     assert found["metrics"]["pair_accuracy"]["value"] == 0.0

@@ -76,6 +76,13 @@ def test_what_dividing_the_rows_would_find_out_is_found_out_now(tmp_path):
     assert problem == "pairs: 1 pairs are too few: some are set aside to measure with"
 
 
+def test_one_row_of_a_class_is_found_out_before_anything_runs(tmp_path):
+    rows = _rows(tmp_path, *({"text": f"t{n}", "label": "toxic" if n == 0 else "nontoxic"} for n in range(40)))
+    selected = {**rows, "text": "{text}", "label": {"column": "label"}}
+    (problem,) = checking.check(reward(data=[selected]))
+    assert problem.startswith("data: all held-out rows, or none of them, are 'nontoxic'")
+
+
 def test_moments_need_more_than_one_prompt():
     prompts = {"dataset": {"generator": "dialogues", "size": 3}, "prompt": "{dialogue}", "limit": 1}
     (problem,) = checking.check(reward(normalize={"policy": "sft", "prompts": [prompts]}))

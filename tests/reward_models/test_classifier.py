@@ -296,7 +296,8 @@ def test_a_regression_of_several_numbers_is_no_choice_among_them(make_classifier
         (["toxic", "nontoxic"], {"label": "toxic", "sign": 2}, "sign is 2; it can be 1, -1"),
         (["toxic", "nontoxic"], {"label": "toxic", "max_length": 65}, "reads at most 64 tokens"),
         (["toxic", "nontoxic"], {"label": "toxic", "max_length": 0}, "max_length must be a whole number above 0"),
-        (["toxic", "nontoxic"], {"label": "toxic", "lenght": 3}, "unexpected keyword argument 'lenght'"),
+        (["toxic", "nontoxic"], {"label": "toxic", "max_length": 2}, "max_length 2 leaves no room for text beside 2"),
+        (["toxic", "nontoxic"], {"label": "toxic", "lenght": 3}, "'lenght'; it takes name, revision, label, names"),
         (["toxic", "nontoxic"], {"label": "a", "names": {"LABEL_0": "a"}}, "`names` renames 'LABEL_0'"),
     ],
 )

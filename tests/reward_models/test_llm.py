@@ -65,7 +65,8 @@ def test_the_reference_is_shown_where_the_recipe_says_so(serve):
         ("7/10", "but answered '7/10'"),
         ("", "but answered ''"),
         ("nan", "but answered 'nan'"),
-        (None, "but answered 'None'"),
+        (None, "did not answer with a text: the message's `content` is the JSON 'null'"),
+        (3, "did not answer with a text: the message's `content` is the JSON '3'"),
         ("11", "answered 11, outside 1 to 10"),
         ("-3", "answered -3, outside 1 to 10"),
     ],
@@ -76,6 +77,13 @@ def test_what_is_no_number_within_the_scale_is_refused(serve, answer, message):
         reward_models.load("llm", address=address, llm="m", rubric=RUBRIC).score(["p"], ["r"])
     assert message in str(caught.value)
     assert len(requests) == 1
+
+
+def test_the_scale_is_written_as_an_answer_must_be(serve):
+    address, requests = serve(lambda handler, asked, number: handler.answer(said("12345678")))
+    model = reward_models.load("llm", address=address, llm="m", rubric=RUBRIC, scale=[0.00001, 12345678])
+    assert model.score(["p"], ["r"]) == [12345678.0]
+    assert "from 0.00001 (worst) to 12345678 (best)" in requests[0]["messages"][0]["content"]
 
 
 def test_a_number_that_was_cut_off_is_refused(serve):
@@ -151,7 +159,8 @@ def raw(handler, line):
         ({"parallel": 0}, "parallel must be a whole number above 0"),
         ({"address": "http://192.0.2.1/v1"}, "is not on this machine but at 192.0.2.1"),
         ({"address": "http://192.0.2.1/v1", "allow_remote": True, "key": "JUDGE_KEY"}, "a key is not sent over http"),
-        ({"rubrik": "?"}, "unexpected keyword argument 'rubrik'"),
+        ({"rubrik": "?"}, "got an unexpected keyword argument 'rubrik'; it takes address, llm, rubric"),
+        ({"allow_remot": True}, "llm: got an unexpected keyword argument 'allow_remot'; it takes"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_sent(monkeypatch, options, message):

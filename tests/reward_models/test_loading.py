@@ -69,7 +69,10 @@ def test_code_that_does_not_fit_is_refused(own_module, attribute, options, messa
         ({"combine": "maximum", "of": [{"model": "rules", "repetition": {}}]}, "'maximum' is not one of"),
         ({"combine": "minimum", "of": []}, "at least one"),
         ({"combine": "minimum"}, "needs a list of reward models under `of:`"),
-        ({"combine": "minimum", "of": [{"model": "rules", "repetition": {}}], "weight": [1]}, "unexpected keyword"),
+        (
+            {"combine": "minimum", "of": [{"model": "rules", "repetition": {}}], "weight": [1]},
+            "it takes combine, weights",
+        ),
         ({"combine": "minimum", "of": [{"model": "rules", "repetition": {}}], "weights": [1, 2]}, "as many numbers"),
         ({"combine": "minimum", "of": [5]}, "`of:` must list reward models, each by a name, .* not 5"),
         ({"combine": "minimum", "of": [{"model": "rules", "repetition": {}}], "weights": 5}, "as weights, not 5"),
@@ -164,7 +167,7 @@ def test_around_a_spec_stands_what_every_kind_takes(own_module):
     outer = {"model": inner, "name": "outer", "normalize": {"mean": 0, "std": 100}}
     model = reward_models.load(outer)
     assert (model.name, model.score([""], ["abc"])) == ("outer", [0.02])
-    with pytest.raises(RewardError, match="unexpected keyword argument 'sign'"):
+    with pytest.raises(RewardError, match="unexpected keyword argument 'sign'; it takes no options"):
         reward_models.load({"model": inner, "sign": -1})
 
 

@@ -7,7 +7,7 @@ from align.metrics import overlap
 from reward_models import RewardError
 
 RESPONSES = ["Anna met Ben at the station.", "", "They were walking to the market"]
-REFERENCES = ["Anna meets Ben at noon.", "Nothing.", "They walk to the market."]
+REFERENCES = ["Anna meets Ben at noon.", "Nothing at all.", "They walk to the market."]
 
 
 @pytest.mark.parametrize("metric", ["rouge_1", "rouge_2", "rouge_l"])
@@ -36,3 +36,8 @@ def test_unknown_metrics_are_refused():
 def test_a_reference_that_rouge_cannot_read_is_no_zero():
     with pytest.raises(RewardError, match="reads the letters a-z and digits alone, and finds none in '你好'"):
         reward_models.load("overlap").score(["p", "p"], ["a", "你好"], ["one", "你好"])
+    with pytest.raises(RewardError, match="a-z and digits alone, and finds few in 'Привет, друг 5'"):
+        reward_models.load("overlap").score(["p"], ["nothing alike 5"], ["Привет, друг 5"])
+    with pytest.raises(RewardError, match=r"rouge_2 compares two words at a time, and 'Yes\.' has one"):
+        reward_models.load("overlap", metric="rouge_2").score(["p"], ["Yes."], ["Yes."])
+    assert reward_models.load("overlap").score(["p"], ["Yes, Zoë."], ["Yes, Zoë."]) == [1.0]
