@@ -20,7 +20,7 @@ KINDS: dict[str, type[StageConfig]] = {
 
 FORMAT_VERSIONS: dict[str, int] = {
     **dict.fromkeys(KINDS, 1),
-    "base": 3,
+    "base": 2,
     "pretrain": 3,
     "sft": 2,
     "reward": 7,
