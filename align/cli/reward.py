@@ -309,7 +309,7 @@ def _write_evaluation(directory: Path, result: Mapping[str, Any], scores: Sequen
     lines = [json.dumps(one) + "\n" for one in scores]
     (directory / "scores.jsonl").write_text("".join(lines), encoding="utf-8")
     if "reliability" in result:
-        error = result["metrics"]["calibration_error"]["value"]
+        error = result["metrics"]["classwise_calibration_error"]["value"]
         paths = [directory / "reliability.png", directory / "reliability.svg"]
         plots.reliability(result["reliability"], error, result["model"]["name"], paths)
 

@@ -1,4 +1,4 @@
-"""What counts once: rows of one prompt tell less than as many rows of different prompts."""
+"""What counts once: rows of one prompt, or of one text, tell less than as many different ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ def are_units(prompts: Sequence[str]) -> bool:
     return len(set(prompts)) >= _FEWEST_PROMPTS
 
 
-def units_of(prompts: Sequence[str], fewest: int = _FEWEST_PROMPTS) -> list[Hashable]:
-    """The unit of each row: its prompt, which it may share with others; or the row itself, where it has no prompt or
-    there are fewer than `fewest` different ones."""
+def units_of(
+    prompts: Sequence[str], contents: Sequence[Hashable] | None = None, fewest: int = _FEWEST_PROMPTS
+) -> list[Hashable]:
+    """The unit of each row: its prompt, which it may share with others; or, where it has none or there are fewer than
+    `fewest` different ones, what it holds besides (default: every row is its own unit, as of responses drawn alike)."""
     shared = len(set(prompts)) >= fewest
-    return [prompt if shared and prompt else row for row, prompt in enumerate(prompts)]
+    own = range(len(prompts)) if contents is None else zip(prompts, contents, strict=True)
+    return [prompt if shared and prompt else one for prompt, one in zip(prompts, own, strict=True)]

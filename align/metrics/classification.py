@@ -90,11 +90,11 @@ def roc_auc_interval(
     return Interval(roc_auc(positive, scores), float(low), float(high), len(positive))
 
 
-def expected_calibration_error(correct: Sequence[bool], confidences: Sequence[float], bins: int = 10) -> float:
+def expected_calibration_error(correct: Sequence[float], confidences: Sequence[float], bins: int = 10) -> float:
     """Mean distance between how sure a classifier was and how often it was right, over bins of equal width.
 
     Args:
-        correct: Whether each row's predicted class was its label.
+        correct: Whether each row's predicted class was its label; one half for a tie.
         confidences: The probability that was given to the predicted class.
         bins: Of confidence, from 0 to 1; each weighs as many rows as fall into it.
     """
@@ -155,7 +155,7 @@ def reliability(holds: Sequence[bool], probabilities: Sequence[float], bins: int
 
 
 def _binned(
-    holds: Sequence[bool], probabilities: Sequence[float], bins: int
+    holds: Sequence[float], probabilities: Sequence[float], bins: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Each row's bin, whether it held (0 or 1), and the probability that was given."""
     _require_pairs(holds, probabilities)

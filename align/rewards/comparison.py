@@ -48,7 +48,7 @@ def compare(a: CheckedModel, b: CheckedModel, rows: data.Rows, *, most: int = 10
             raise UsageError(f"{model.name} scores all {len(scores)} rows alike: there is no order to compare")
     left, right = map(np.asarray, both)
     try:
-        units = units_of(rows.prompts)
+        units = units_of(rows.prompts, rows.responses)
         spearman = bootstrap(lambda some: ranks.spearman(left[some], right[some]), len(left), units=units)
         kendall = bootstrap(
             lambda some: ranks.kendall(left[some], right[some]), len(left), samples=KENDALL_SAMPLES, units=units

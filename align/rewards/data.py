@@ -92,7 +92,8 @@ def texts(
     used = [column for template in (response, prompt, compared) for column in templates.columns(template)]
     sources.require_columns(rows, used, place)
     rendered = [(number, row, templates.render(response, row)) for number, row in enumerate(rows, start=1)]
-    kept = [(number, row, text) for number, row, text in rendered if text is not None and text.strip()]
+    # As a classifier is trained, and as responses come.
+    kept = [(number, row, text.strip()) for number, row, text in rendered if text is not None and text.strip()]
     if not kept:
         raise UsageError(f"{place}: no row has text for {response!r}")
     _say_left_out(place, len(rows), len(kept), f"text for {response!r}")
@@ -179,6 +180,15 @@ def labels(data: Rows, column: str) -> tuple[Rows, list[str]]:
         raise UsageError(f"{data.place}: column {column!r} is empty in all {len(data.rows)} rows")
     _say_left_out(data.place, len(found), len(kept), f"{column!r}")
     return _only(data, kept), [cells.spelled(found[index]) for index in kept]
+
+
+def are_of_its_label(good: Sequence[bool], values: Sequence[str], description: Mapping[str, Any]) -> bool:
+    """Whether the good rows are those of the model's label (or, with its sign changed, all others), so that its
+    probability is theirs. Of two labels, one is the other's opposite, whatever the data calls them."""
+    scored, is_good = str(description.get("label") or "").casefold(), description.get("sign", 1) == 1
+    if len(set(values)) == 2 or scored not in {value.casefold() for value in values}:
+        return True
+    return all((value.casefold() == scored) == (one == is_good) for value, one in zip(values, good, strict=True))
 
 
 def good(

@@ -63,11 +63,14 @@ def labelled(
     rows, values = data.labels(data.with_references(rows) if model.needs_references else rows, column)
     description = model.describe()
     good = data.good(values, column, description, positive)
-    units = units_of(rows.prompts)
+    units = units_of(rows.prompts, rows.responses)
     groups = {name: _groups(rows, name) for name in by}
     with track("score", total=len(rows.rows)) as advance:
         scores = scoring.in_pieces(model, rows.prompts, rows.responses, rows.references, advance=advance)
     sure = probabilities(description, scores)
+    if sure is not None and not data.are_of_its_label(good, values, description):
+        logger.warning("--positive asks for other rows than the model's label: it says nothing of their probability")
+        sure = None
     if threshold is None and sure is not None:
         said: list[bool] | None = [p >= 0.5 for p in sure]
     else:
@@ -115,7 +118,7 @@ def preferred(model: CheckedModel, pairs: data.Pairs, *, by: Sequence[str] = ())
         "chosen is longer" if len(c) > len(r) else "chosen is not longer"
         for c, r in zip(pairs.chosen, pairs.rejected, strict=True)
     ]
-    units = units_of(pairs.prompts)
+    units = units_of(pairs.prompts, [*zip(pairs.chosen, pairs.rejected, strict=True)])
 
     def share_of(values: Sequence[float], rows: Sequence[int]) -> Interval:
         return share_interval([values[row] for row in rows], units=[units[row] for row in rows])
@@ -196,7 +199,12 @@ def _metrics(
         p = np.asarray(sure)
         right, confidence = (p >= 0.5) == truth, np.maximum(p, 1 - p)
         found["calibration_error"] = bootstrap(
-            lambda rows: classification.expected_calibration_error(right[rows], confidence[rows]),
+            lambda rows: classification.expected_calibration_error(right[rows].tolist(), confidence[rows].tolist()),
+            len(good),
+            units=units,
+        )
+        found["classwise_calibration_error"] = bootstrap(
+            lambda rows: classification.expected_calibration_error(truth[rows].tolist(), p[rows].tolist()),
             len(good),
             units=units,
         )

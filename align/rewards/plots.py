@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
-def reliability(bins: Sequence[Mapping[str, Any]], calibration_error: float, title: str, paths: Sequence[Path]) -> None:
-    """Draw bins as `align.metrics.classification.reliability` gives them; the ending of a path says its format.
+def reliability(bins: Sequence[Mapping[str, Any]], error: float, title: str, paths: Sequence[Path]) -> None:
+    """Draw bins as `align.metrics.classification.reliability` gives them, with their mean distance (`error`) from the
+    diagonal; the ending of a path says its format.
 
     The same bins give the same bytes.
     """
@@ -21,7 +22,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], calibration_error: float, tit
         above.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="as sure as right")
         above.plot([one["said"] for one in bins], [one["true"] for one in bins], marker="o", label="measured")
         above.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that was good", title=title)
-        above.annotate(f"expected calibration error {calibration_error:.3f}", (0.97, 0.04), ha="right")
+        above.annotate(f"classwise calibration error {error:.3f}", (0.97, 0.04), ha="right")
         above.legend(loc="upper left", frameon=False)
         middles = [(one["low"] + one["high"]) / 2 for one in bins]
         below.bar(middles, [one["rows"] for one in bins], width=0.09, color="0.7")

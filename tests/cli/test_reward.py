@@ -146,7 +146,8 @@ def test_evaluate_labels(place: Path, run_align: Align) -> None:
     result = run_align("reward", *arguments, "--json", "--output", "out")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["metrics"].keys() == {"accuracy", "macro_f1", "roc_auc", "pr_auc", "calibration_error"}
+    calibration = {"calibration_error", "classwise_calibration_error"}
+    assert found["metrics"].keys() == {"accuracy", "macro_f1", "roc_auc", "pr_auc", *calibration}
     assert (found["rows"], found["good_rows"]) == (60, 30)
     assert found["slices"]["group"].keys() == {"a", "b"}
     assert found["terms"].keys() == {"w4", "w11"}

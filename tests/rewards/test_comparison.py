@@ -44,6 +44,14 @@ def test_a_row_bears_its_number_in_the_file() -> None:
     assert [one["row"] for one in result["disagreements"]] == [2, 21]
 
 
+def test_copies_of_a_response_narrow_no_interval() -> None:
+    opposite = reward_models.load({"combine": "weighted_sum", "of": [LENGTH], "weights": [-1]})
+    result = comparison.compare(
+        reward_models.load(LENGTH), opposite, rows(*("a" * n for n in range(1, 21)), *["b"] * 20)
+    )
+    assert [result[name]["n"] for name in ("spearman", "kendall")] == [21, 21]
+
+
 def test_a_constant_has_no_order() -> None:
     with pytest.raises(UsageError, match="rewards_for_tests:constant scores all 3 rows alike"):
         comparison.compare(

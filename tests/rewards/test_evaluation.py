@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def test_a_rare_class_leaves_all_that_can_be_measured(caplog: pytest.LogCaptureF
         metrics = evaluation.labelled(model, rows(*([(-1, "nice")] + [(-1.5, "rude")] * 199)), "label")["metrics"]
     assert metrics["pr_auc"] is None
     assert metrics["roc_auc"]["value"] == 1.0
-    assert metrics.keys() == {"accuracy", "macro_f1", "roc_auc", "pr_auc", "calibration_error"}
+    calibration = {"calibration_error", "classwise_calibration_error"}
+    assert metrics.keys() == {"accuracy", "macro_f1", "roc_auc", "pr_auc", *calibration}
     assert "no pr_auc: 200 rows are too few: the statistic is defined on" in caplog.text
     for count in (2, 3, 5):
         result = evaluation.labelled(model, rows(*([(1, "nice"), (-1, "rude")] * 3)[:count]), "label")
@@ -124,17 +126,22 @@ def test_a_bad_label_with_its_sign_changed_is_the_same_reward() -> None:
     nice = reward_models.load("rewards_for_tests:LogOdds")
     rude = reward_models.load({"model": "rewards_for_tests:LogOdds", "label": "RUDE", "sign": -1})
     results = [evaluation.labelled(model, rows(*TEN), "label")["metrics"] for model in (nice, rude)]
-    assert results[0] == results[1]
+    for name, one in results[0].items():
+        assert results[1][name] == pytest.approx(one), name
 
 
 def test_length_and_terms() -> None:
     made = [{"text": "cat " * n, "label": "nice" if n % 2 else "rude"} for n in range(1, 31)]
     found = data.texts(made, "rows")
-    model = reward_models.load("rewards_for_tests:length")
-    result = evaluation.labelled(model, found, "label", positive=["nice"], terms=["cat", "dog"])
-    assert [result["length"][name]["value"] for name in ("correlation", "among_good", "among_bad")] == pytest.approx(
-        [1] * 3
-    )
+
+    def score(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Longer ones of the good are better, and worse of the bad."""
+        words = [response.count("cat") for response in responses]
+        return [float(count if count % 2 else -count) for count in words]
+
+    result = evaluation.labelled(reward_models.load(score), found, "label", positive=["nice"], terms=["cat", "dog"])
+    assert [result["length"][name]["value"] for name in ("among_good", "among_bad")] == pytest.approx([1, -1])
+    assert abs(result["length"]["correlation"]["value"]) < 0.2
     assert result["terms"]["cat"]["rows"] == 30
     assert result["terms"]["cat"]["bpsn"] is None  # there is no text without it
     assert result["terms"]["dog"]["rows"] == 0
@@ -187,7 +194,8 @@ def test_the_order_of_rows_changes_no_value(made: list[tuple[int, bool]], random
     one, other = (evaluation.labelled(model, rows(*order), "label") for order in (some, shuffled))
     assert one["confusion"] == other["confusion"]
     for name, interval in one["metrics"].items():
-        assert other["metrics"][name]["value"] == pytest.approx(interval["value"])
+        if interval and other["metrics"][name]:  # of so few texts a resample may lack a class
+            assert other["metrics"][name]["value"] == pytest.approx(interval["value"])
 
 
 def test_the_reliability_diagram_is_the_same_bytes_for_the_same_bins(tmp_path: Path) -> None:
@@ -215,3 +223,42 @@ def test_what_one_prompt_says_again_narrows_no_interval() -> None:
     for name in ("accuracy", "macro_f1", "pr_auc"):
         assert often["metrics"][name] == pytest.approx(once["metrics"][name])
     assert often["metrics"]["roc_auc"]["n"] == 30
+    # Without prompts, one text is one unit.
+    sure = reward_models.load("rewards_for_tests:LogOdds")
+    texts = [{"text": f"{n % 7 - 3}.{n}", "label": "nice" if n % 3 else "rude"} for n in range(40)]
+    once, often = (evaluation.labelled(sure, data.texts(texts * times, "rows"), "label") for times in (1, 8))
+    for name, interval in once["metrics"].items():
+        assert often["metrics"][name]["n"] == interval["n"] == 40, name
+        if name != "roc_auc":  # which draws from each class by itself while every row is a unit
+            assert often["metrics"][name] == pytest.approx(interval), name
+    assert [often["length"][name]["n"] for name in ("correlation", "among_good", "among_bad")] == [40, 26, 14]
+
+
+def test_copies_of_a_text_narrow_no_interval_of_its_terms() -> None:
+    sure = reward_models.load("rewards_for_tests:length")
+    texts = [{"text": f"cat {'x' * n}", "label": "nice" if n % 2 else "rude"} for n in range(1, 41)]
+    often = evaluation.labelled(sure, data.texts(texts * 8, "rows"), "label", positive=["nice"], terms=["cat"])
+    assert often["terms"]["cat"]["subgroup"]["n"] == 40
+
+
+def test_the_diagram_s_error_sees_probabilities_that_are_all_too_high() -> None:
+    """In the confidence of both classes together, too high above one half and too low below it cancel."""
+    sure = math.log(3)  # a probability of .75, or .25
+    made = [(sure, "nice")] * 54 + [(sure, "rude")] * 46 + [(-sure, "nice")] * 4 + [(-sure, "rude")] * 96
+    result = evaluation.labelled(reward_models.load("rewards_for_tests:LogOdds"), rows(*made), "label")
+    value = {name: one["value"] for name, one in result["metrics"].items() if one}
+    assert value["calibration_error"] == pytest.approx(0, abs=1e-9)
+    assert value["classwise_calibration_error"] == pytest.approx(0.21)
+    drawn = [one["rows"] * abs(one["said"] - one["true"]) for one in result["reliability"]]
+    assert sum(drawn) / 200 == pytest.approx(0.21)
+
+
+def test_other_labels_than_the_model_s_have_no_probability(caplog: pytest.LogCaptureFixture) -> None:
+    made = rows(*[(2, "nice"), (1, "kind"), (-1, "rude"), (-2, "rude")] * 3)
+    model = reward_models.load("rewards_for_tests:LogOdds")
+    with caplog.at_level("WARNING", "align"):
+        assert "accuracy" in evaluation.labelled(model, made, "label", positive=["nice"])["metrics"]
+        assert "other rows" not in caplog.text
+        result = evaluation.labelled(model, made, "label", positive=["nice", "kind"])
+    assert result["metrics"].keys() == {"roc_auc", "pr_auc"}
+    assert "other rows than the model's label" in caplog.text
