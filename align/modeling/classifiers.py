@@ -22,9 +22,12 @@ _READ_OTHERWISE = ("xlnet", "funnel", "fnet")
 def closing_texts(tokenizer: PreTrainedTokenizerBase, config: Any) -> PreTrainedTokenizerBase:
     """A tokenizer that ends every text as the classifier's architecture needs it, also after truncation.
 
-    A decoder-only body classifies the state of the last token, which should not depend on which word that is; a T5
-    classifies that of its end-of-text token. The tokenizer itself puts the token there, so that whoever loads the
-    published model gets it right by calling the tokenizer. Encoders (BERT, RoBERTa) have their own marks.
+    A decoder-only body classifies the state of the last token that is no padding, which should not depend on which word
+    that is; a T5 classifies that of its end-of-text token. The tokenizer itself puts the token there, so that whoever
+    loads the published model gets it right by calling the tokenizer. Encoders (BERT, RoBERTa) have their own marks.
+
+    Where a decoder-only body's tokenizer pads with the end-of-text token, it pads with that of the beginning from here
+    on. One that has no other mark (GPT-2, Pythia) cannot: there the last word is what is classified.
 
     Raises:
         UsageError: the body would be trained on other inputs than are scored.
@@ -34,6 +37,9 @@ def closing_texts(tokenizer: PreTrainedTokenizerBase, config: Any) -> PreTrained
             f"a classifier is not trained on a body of type {config.model_type}, which reads padding or segments in a "
             "way of its own: take another body (one that is trained already can be a reward)"
         )
+    is_other = tokenizer.bos_token not in (None, tokenizer.eos_token)
+    if _is_decoder_only(config) and tokenizer.pad_token == tokenizer.eos_token and is_other:
+        tokenizer.pad_token = tokenizer.bos_token
     adds_end = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
     if adds_end or tokenizer.eos_token is None or not _needs_end(config):
         return tokenizer
@@ -105,7 +111,10 @@ def logits(model: PreTrainedModel, token_ids: Sequence[Sequence[int]], pad_token
 
 
 def _needs_end(config: Any) -> bool:
-    decoder_only = not config.is_encoder_decoder and any(
+    return _is_decoder_only(config) or config.model_type in ("t5", "mt5", "umt5")
+
+
+def _is_decoder_only(config: Any) -> bool:
+    return not config.is_encoder_decoder and any(
         name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or []
     )
-    return bool(decoder_only or config.model_type in ("t5", "mt5", "umt5"))

@@ -97,7 +97,7 @@ class Classification:
         """
         logits = self._logits(model, tokenizer, self.held_out).double()
         scored, seed = self.labels.index(self.scored), self.config.seed
-        units = units_of([row.prompt for row in self.held_out])
+        units = units_of([row.prompt for row in self.held_out], [row.text for row in self.held_out])
         if self.multi:
             probabilities = logits.sigmoid()
             predicted = probabilities > 0.5
@@ -149,8 +149,9 @@ class Classification:
         return classifiers.logits(model, ids, tokenizer.pad_token_id, self.config.train.per_device_eval_batch_size)
 
     def _token_ids(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[list[int]]:
-        """As `reward_models` reads them: a text that is too long loses its end, one with a prompt its beginning."""
-        texts = [joined(row.prompt, row.text) for row in rows]
+        """As `reward_models` reads responses, which come without space around them: a text that is too long loses its
+        end, one with a prompt its beginning."""
+        texts = [joined(row.prompt, row.text.strip()) for row in rows]
         return classifiers.token_ids(tokenizer, texts, self.config.max_length, keep_end=self.with_prompt)
 
 
@@ -195,6 +196,10 @@ class TokenDropout(Dataset[dict[str, Any]]):
         self.rows, self.share, self.seed, self.epoch = rows, share, seed, 0
         unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.pad_token_id
         self.hidden = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else unknown
+        if share and self.hidden == tokenizer.eos_token_id:
+            raise UsageError(
+                "token_dropout: the tokenizer has no token to put in the place of others but the one that ends a text"
+            )
         self.kept = set(tokenizer.all_special_ids)
         self.shown_as = ("input_ids", "again") if twice else ("input_ids",)
 

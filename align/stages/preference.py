@@ -77,13 +77,14 @@ class PreferenceModelling:
         """Pair accuracy (a tie counts half) and calibration error on held-out pairs; and for scale the accuracy of
         preferring the shorter response."""
         margins = self._margins(model, tokenizer, self.held_out).double()
-        units = units_of([pair.prompt for pair in self.held_out])
+        contents = [(pair.chosen, pair.rejected) for pair in self.held_out]
+        units = units_of([pair.prompt for pair in self.held_out], contents)
         shorter = [float(len(pair.rejected) - len(pair.chosen)) for pair in self.held_out]
         sure = margins.abs().sigmoid()
         return {
             "pair_accuracy": intervals.share_interval(_won(margins.tolist()), seed=self.config.seed, units=units),
             "shorter_accuracy": intervals.share_interval(_won(shorter), seed=self.config.seed, units=units),
-            "calibration_error": classification.expected_calibration_error((margins > 0).tolist(), sure.tolist()),
+            "calibration_error": classification.expected_calibration_error(_won(margins.tolist()), sure.tolist()),
         }
 
     def declaration(self) -> dict[str, Any]:

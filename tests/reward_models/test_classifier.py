@@ -363,6 +363,11 @@ def test_a_long_dialogue_that_is_closed_keeps_its_beginning_of_text(make_classif
             assert ids[0] == tokenizer.bos_token_id
             assert ids.count(tokenizer.bos_token_id) == 1
             assert (ids[-1] == tokenizer.eos_token_id) == closes
+        text = model._text(*["a b c d e f g h i j k l"] * 2).removeprefix(tokenizer.bos_token)
+        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+        kept = [token for token in long if token not in (tokenizer.bos_token_id, tokenizer.eos_token_id)]
+        assert len(set(whole)) > 8
+        assert kept == (whole[: len(kept)] if read == "response" else whole[-len(kept) :])
 
 
 def test_a_label_called_by_a_number_is_renamed_by_its_name(make_classifier, prompts, texts):

@@ -117,6 +117,85 @@ def test_a_decoder_only_classifier_ends_every_text_also_a_cut_one(tiny_models: d
     assert cut[-1] == tokenizer.eos_token_id
 
 
+def test_where_the_end_is_also_the_padding_the_end_is_read_all_the_same(tiny_models: dict[str, Path]) -> None:
+    """Llama-3 and its kin have no token for padding; a classifier looks for the last token that is none."""
+    plain, config = load_tokenizer(tiny_models["llama"]), load_config(tiny_models["llama"])
+    plain.pad_token, plain.bos_token = plain.eos_token, plain.unk_token
+    tokenizer = classifiers.closing_texts(plain, config)
+    assert tokenizer.pad_token == tokenizer.bos_token != tokenizer.eos_token
+    model = load_classifier(tiny_models["llama"], ["a", "b"])
+    model.config.pad_token_id = tokenizer.pad_token_id
+    [ids] = classifiers.token_ids(tokenizer, ["red blue cat"], 64)
+    closed, open_ended = classifiers.logits(model, [ids, ids[:-1]], tokenizer.pad_token_id, 1)
+    assert not torch.allclose(closed, open_ended, atol=1e-4)
+
+
+def test_the_space_around_a_text_is_not_learned(tiny_models: dict[str, Path], configured: Any, preferring: Any) -> None:
+    """The responses that are scored have none."""
+    tokenizer = load_tokenizer(tiny_models["llama"])
+    assert tokenizer(" red cat") != tokenizer("red cat")
+    task = classification.Classification(configured())
+    around, bare = task._token_ids(tokenizer, [examples.Labelled(text, "nice") for text in (" red cat\n", "red cat")])
+    assert around == bare
+    pairs = preference.PreferenceModelling(preferring())
+    around, bare = (  # type: ignore[assignment]
+        pairs._rows([examples.Preference("Say.", chosen, rejected)], tokenizer)
+        for chosen, rejected in ((" red cat\n", "\tblue "), ("red cat", "blue"))
+    )
+    assert around == bare
+
+
+def test_what_is_measured_is_what_is_published_without_dropout(
+    tiny_models: dict[str, Path], tmp_path: Path, noisy: Any
+) -> None:
+    config = noisy(dropout=0.5, calibration="temperature", train={"num_train_epochs": 2})
+    metrics = reward.run(config, {"base": tiny_models["roberta"]}, Workspace(tmp_path), NullTracker())
+    task = classification.Classification(config)
+    published = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output")
+    assert not published.training
+    again = task.measure(published, load_tokenizer(tmp_path / "output"))
+    for name in ("accuracy", "macro_f1", "auc", "calibration_error"):
+        one, other = (getattr(found[name], "value", found[name]) for found in (metrics, again))
+        assert one == pytest.approx(other, rel=1e-4), name
+    tuned = task.tuning_logits(published, load_tokenizer(tmp_path / "output"))
+    assert calibration.temperature(tuned, task.likelihood_loss) == pytest.approx(1, abs=1e-3)
+
+
+def test_copies_of_a_held_out_text_narrow_no_interval(noisy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = classification.Classification(noisy())
+    unit = {row.text: number for number, row in enumerate(task.held_out)}
+    task.held_out = task.held_out * 3
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(len(unit), 2, generator=generator)
+    monkeypatch.setattr(task, "_logits", lambda *_: torch.stack([drawn[unit[row.text] % 40] for row in task.held_out]))
+    metrics = task.measure(None, None)  # type: ignore[arg-type]
+    for name in ("accuracy", "auc"):
+        assert metrics[name].n == len(unit), name  # type: ignore[union-attr]
+
+
+def test_calibration_of_preferences_counts_a_tie_half(preferring: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = preference.PreferenceModelling(preferring())
+    margins = torch.zeros(len(task.held_out))
+    monkeypatch.setattr(task, "_margins", lambda *_: margins)
+    assert task.measure(None, None)["calibration_error"] == 0  # type: ignore[arg-type]
+    margins[:] = -4.0  # sure, and wrong
+    expected = 1 / (1 + math.exp(-4))
+    assert task.measure(None, None)["calibration_error"] == pytest.approx(expected)  # type: ignore[arg-type]
+
+
+def test_smoothed_labels_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    outputs = type("Outputs", (), {"logits": logits})
+    loss = classification.ClassificationLoss(torch.ones(2), 0.2)
+    of_classes = -logits.log_softmax(-1)
+    expected = 0.9 * of_classes.diag() + 0.1 * of_classes.flip(-1).diag()
+    torch.testing.assert_close(loss(outputs, torch.tensor([0, 1])), expected.mean())
+    held = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    said = -logits.sigmoid().log(), -(-logits).sigmoid().log()
+    expected = torch.where(held > 0, 0.9 * said[0] + 0.1 * said[1], 0.1 * said[0] + 0.9 * said[1])
+    torch.testing.assert_close(loss(outputs, held), expected.mean())
+
+
 @pytest.mark.parametrize("body", ["llama", "t5"])
 def test_a_spelled_out_special_token_is_text(body: str, tiny_models: dict[str, Path]) -> None:
     tokenizer = classifiers.closing_texts(load_tokenizer(tiny_models[body]), load_config(tiny_models[body]))
@@ -855,9 +934,19 @@ def test_hidden_tokens_are_others_in_each_epoch(tiny_models: dict[str, Path]) ->
     assert sum(hidden) == pytest.approx(60, abs=20)
     assert rows[0] == rows[0] != rows[1]
     assert rows[0]["input_ids"][-1] == tokenizer.eos_token_id
+    special = [tokenizer.eos_token_id] * 300
+    assert classification.TokenDropout([{"input_ids": special}], tokenizer, 0.9, seed=3)[0]["input_ids"] == special
     first = rows[0]
     rows.epoch = 1
     assert rows[0] != first
+
+
+def test_no_token_is_hidden_by_the_one_that_ends_a_text(tiny_models: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(tiny_models["llama"])
+    tokenizer.unk_token = tokenizer.pad_token = tokenizer.eos_token  # as GPT-2 has it
+    classification.TokenDropout([], tokenizer, 0.0, seed=3)
+    with pytest.raises(UsageError, match="token_dropout: the tokenizer has no token to put in the place of others"):
+        classification.TokenDropout([], tokenizer, 0.1, seed=3)
 
 
 def test_the_loss_of_hidden_tokens_is_of_those_alone() -> None:
