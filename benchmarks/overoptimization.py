@@ -128,14 +128,17 @@ def summary(runs: Sequence[Evaluations]) -> dict[str, Any]:
 
 
 def lost_after_turn(runs: Sequence[Evaluations]) -> dict[str, float]:
-    """Gold at the evaluation where its mean over seeds is highest, less gold at the end, seed by seed.
+    """Gold at the evaluation where its mean over the other seeds is highest, less gold at the end, seed by seed.
 
-    One evaluation for all seeds: the highest of each seed by itself is picked by its noise, and above the end by noise
-    alone. `update` says which it is.
+    A seed that has a say in the choice is picked by its noise, and stands above the end by noise alone.
     """
     curves = [gains(run, "gold") for run in runs]
-    turn = max(range(len(curves[0])), key=lambda place: statistics.fmean(curve[place] for curve in curves))
-    return {**interval([curve[turn] - curve[-1] for curve in curves]), "update": runs[0][turn]["update"]}
+    lost = []
+    for seed, curve in enumerate(curves):
+        others = curves[:seed] + curves[seed + 1 :]
+        turn = max(range(len(curve)), key=lambda place: statistics.fmean(other[place] for other in others))
+        lost.append(curve[turn] - curve[-1])
+    return interval(lost)
 
 
 def of_run(run: Evaluations) -> dict[str, float]:

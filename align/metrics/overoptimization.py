@@ -29,13 +29,6 @@ class Curve:
         slowing = np.log(distance) if self.method == "rl" else distance
         return float(distance * (self.alpha - self.beta * slowing))
 
-    @property
-    def peak(self) -> float | None:
-        """The distance beyond which the score falls; None where it never does."""
-        if self.beta <= 0 or (self.method == "best_of_n" and self.alpha <= 0):
-            return None
-        return float(np.exp(self.alpha / self.beta - 1)) if self.method == "rl" else self.alpha / (2 * self.beta)
-
 
 def fitted(method: Method, distances: Sequence[float], gains: Sequence[float]) -> Curve:
     """The curve nearest to the gains in least squares. Points at distance 0, where every curve is 0, say nothing.

@@ -21,9 +21,7 @@ def test_a_fit_finds_the_curve_that_made_the_points(method: str) -> None:
 @pytest.mark.parametrize(("method", "peak"), [("rl", math.exp(1.3 / 0.4 - 1)), ("best_of_n", 1.3 / 0.8)])
 def test_the_score_falls_on_both_sides_of_the_peak(method: str, peak: float) -> None:
     curve = Curve(method, 1.3, 0.4)  # type: ignore[arg-type]
-    assert curve.peak == pytest.approx(peak)
     assert curve.gain(peak) > max(curve.gain(0.9 * peak), curve.gain(1.1 * peak))
-    assert Curve(curve.method, 1.3, -0.1).peak is None
 
 
 def test_one_distance_makes_no_curve() -> None:
