@@ -91,7 +91,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> FakeStage:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the recipe, its data and its base model."""
-    rows = [{"prompt": "a", "answer": "b", "label": "toxic"}, {"prompt": "c", "answer": "d", "label": "nontoxic"}]
+    rows = [{"prompt": c, "answer": c * 2, "label": ("toxic", "nontoxic")[c in "ab"]} for c in "abcd"]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}", encoding="utf-8")

@@ -38,7 +38,8 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text and its label's name, and the prompt that the text responds to, where that is to be read too."""
+    """A text, without space around it, as responses come; its label's name; and the prompt that the text responds to,
+    where that is to be read too."""
 
     text: str
     label: str
@@ -56,7 +57,7 @@ class MultiLabelled:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two responses to a prompt (which may be empty), the better one first."""
+    """Two responses to a prompt (which may be empty), the better one first; without space around them, as they come."""
 
     prompt: str
     chosen: str
@@ -123,7 +124,7 @@ def labelled(data: Sequence[LabelledData]) -> list[Labelled]:
         place = sources.place(one.dataset)
         labels = _labels([templates.lookup(row, one.label.column) for row, _ in rows], one.label, place)
         found = [
-            Labelled(text, label, *prompt)
+            Labelled(text.strip(), label, *prompt)
             for (_, (text, *prompt)), label in zip(rows, labels, strict=True)
             if label is not None
         ]
@@ -162,7 +163,7 @@ def multi_labelled(data: Sequence[LabelledData]) -> list[MultiLabelled]:
                 raise UsageError(f"{place}: labels need numbers, but: {error}") from error
             held = [name for name, number in numbers.items() if number is not None and number > one.threshold]
             if None not in numbers.values():
-                found.append(MultiLabelled(text, tuple(sorted(held)), *prompt))
+                found.append(MultiLabelled(text.strip(), tuple(sorted(held)), *prompt))
         if not found:
             raise UsageError(f"{place}: none of {len(rows)} rows has a number for each of {', '.join(one.labels)}")
         if len(found) < len(rows):
@@ -181,10 +182,10 @@ def preferences(data: Sequence[PreferenceData]) -> list[Preference]:
     for one in data:
         wanted = [one.chosen, one.rejected] + ([] if one.prompt is None else [one.prompt])
         found = [
-            Preference(prompt[0] if prompt else "", chosen, rejected)
+            Preference(prompt[0] if prompt else "", chosen.strip(), rejected.strip())
             for _, (chosen, rejected, *prompt) in _rendered(one, wanted)
         ]
-        equal = [pair for pair in found if pair.chosen.strip() == pair.rejected.strip()]
+        equal = [pair for pair in found if pair.chosen == pair.rejected]
         if equal:
             raise UsageError(
                 f"{sources.place(one.dataset)}: in {len(equal)} of {len(found)} pairs the chosen and the rejected "

@@ -149,9 +149,8 @@ class Classification:
         return classifiers.logits(model, ids, tokenizer.pad_token_id, self.config.train.per_device_eval_batch_size)
 
     def _token_ids(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[list[int]]:
-        """As `reward_models` reads responses, which come without space around them: a text that is too long loses its
-        end, one with a prompt its beginning."""
-        texts = [joined(row.prompt, row.text.strip()) for row in rows]
+        """As `reward_models` reads them: a text that is too long loses its end, one with a prompt its beginning."""
+        texts = [joined(row.prompt, row.text) for row in rows]
         return classifiers.token_ids(tokenizer, texts, self.config.max_length, keep_end=self.with_prompt)
 
 

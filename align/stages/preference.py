@@ -92,8 +92,8 @@ class PreferenceModelling:
         return {"label": LABEL, "transform": self.config.transform, "input": "prompt_and_response"}
 
     def _rows(self, pairs: Sequence[Preference], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
-        chosen = self._token_ids([joined(pair.prompt, pair.chosen.strip()) for pair in pairs], tokenizer)
-        rejected = self._token_ids([joined(pair.prompt, pair.rejected.strip()) for pair in pairs], tokenizer)
+        chosen = self._token_ids([joined(pair.prompt, pair.chosen) for pair in pairs], tokenizer)
+        rejected = self._token_ids([joined(pair.prompt, pair.rejected) for pair in pairs], tokenizer)
         return [{"chosen_ids": up, "rejected_ids": down} for up, down in zip(chosen, rejected, strict=True)]
 
     def _margins(

@@ -108,6 +108,16 @@ def test_several_labels_may_hold_of_a_text(dataset, caplog):
         examples.multi_labelled([LabelledData(dataset=words, text="{t}", labels={"rude": "x", "loud": "y"})])
 
 
+def test_the_space_around_a_text_is_not_learned(dataset):
+    """The responses that are scored have none."""
+    rows = dataset({"t": " a\n", "l": "good", "x": 1, "y": 0, "b": "\tb "})
+    assert examples.labelled([LabelledData(dataset=rows, text="{t}", label={"column": "l"})])[0].text == "a"
+    both = {"rude": "x", "loud": "y"}
+    assert examples.multi_labelled([LabelledData(dataset=rows, text="{t}", labels=both)])[0].text == "a"
+    [pair] = examples.preferences([PreferenceData(dataset=rows, chosen="{t}", rejected="{b}")])
+    assert (pair.chosen, pair.rejected) == ("a", "b")
+
+
 def test_data_has_one_kind_of_label(dataset):
     rows = dataset({"t": "a", "x": 1})
     for wrong in ({}, {"label": {"column": "x"}, "labels": {"a": "x", "b": "x"}}, {"labels": {"a": "x"}}):

@@ -130,21 +130,6 @@ def test_where_the_end_is_also_the_padding_the_end_is_read_all_the_same(tiny_mod
     assert not torch.allclose(closed, open_ended, atol=1e-4)
 
 
-def test_the_space_around_a_text_is_not_learned(tiny_models: dict[str, Path], configured: Any, preferring: Any) -> None:
-    """The responses that are scored have none."""
-    tokenizer = load_tokenizer(tiny_models["llama"])
-    assert tokenizer(" red cat") != tokenizer("red cat")
-    task = classification.Classification(configured())
-    around, bare = task._token_ids(tokenizer, [examples.Labelled(text, "nice") for text in (" red cat\n", "red cat")])
-    assert around == bare
-    pairs = preference.PreferenceModelling(preferring())
-    around, bare = (  # type: ignore[assignment]
-        pairs._rows([examples.Preference("Say.", chosen, rejected)], tokenizer)
-        for chosen, rejected in ((" red cat\n", "\tblue "), ("red cat", "blue"))
-    )
-    assert around == bare
-
-
 def test_what_is_measured_is_what_is_published_without_dropout(
     tiny_models: dict[str, Path], tmp_path: Path, noisy: Any
 ) -> None:
