@@ -130,8 +130,11 @@ def summary(runs: Sequence[Evaluations]) -> dict[str, Any]:
 def lost_after_turn(runs: Sequence[Evaluations]) -> dict[str, float]:
     """Gold at the evaluation where its mean over the other seeds is highest, less gold at the end, seed by seed.
 
-    A seed that has a say in the choice is picked by its noise, and stands above the end by noise alone.
+    A seed that has a say in the choice is picked by its noise, and stands above the end by noise alone. Of one seed
+    nothing is known (NaN).
     """
+    if len(runs) == 1:
+        return interval([math.nan])
     curves = [gains(run, "gold") for run in runs]
     lost = []
     for seed, curve in enumerate(curves):

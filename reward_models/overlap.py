@@ -36,24 +36,25 @@ class Overlap:
                 response would score 0, or what the rest of it earns.
         """
         for reference in references or []:
-            self._require_readable(reference)
+            if problem := self.unreadable(reference):
+                raise RewardError(f"{self.name}: {problem}")
         return [
             float(self._scorer.score(reference, response)[METRICS[self._metric]].fmeasure)
             for response, reference in zip(responses, references or [], strict=True)
         ]
 
-    def _require_readable(self, reference: str) -> None:
+    def unreadable(self, reference: str) -> str | None:
+        """Why responses cannot be compared with a reference; None where they can."""
         known = re.findall("[a-z0-9]+", reference.lower())
         if not known or 2 * sum(map(len, known)) < sum(map(str.isalnum, reference)):
-            raise RewardError(
-                f"{self.name}: ROUGE reads the letters a-z and digits alone, and finds {'few' if known else 'none'} in "
-                f"{reference!r}"
-            )
+            found = "few" if known else "none"
+            return f"ROUGE reads the letters a-z and digits alone, and finds {found} in {reference!r}"
         if self._metric == "rouge_2" and len(known) < 2:
-            raise RewardError(
-                f"{self.name}: rouge_2 compares two words at a time, and {reference!r} has one: any response would "
-                "score 0. Leave such rows out, or take rouge_l"
+            return (
+                f"rouge_2 compares two words at a time, and {reference!r} has one: any response would score 0. Leave "
+                "such rows out, or take rouge_l"
             )
+        return None
 
     def describe(self) -> dict[str, Any]:
         """The metric."""

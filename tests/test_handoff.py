@@ -81,6 +81,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_model(tmp_path / "unnamed", labels=("LABEL_0", "LABEL_1"))
     write_model(tmp_path / "encoder", architectures=["BertForMaskedLM"])
     write_model(tmp_path / "body", architectures=["BertModel"])
+    write_model(tmp_path / "translator", architectures=["MarianMTModel"], is_encoder_decoder=True)
     write_model(tmp_path / "adapter", adapter=True)
     write_model(tmp_path / "other_tokens", tokens=19, labels=("toxic", "nontoxic"))
     write_model(tmp_path / "too_many_tokens", tokens=21)
@@ -123,6 +124,7 @@ def test_what_belongs_together_is_let_through(here: Path) -> None:
     assert problems(f"stages.ppo.reward={named}") == []
     (here / "unnamed" / "reward_model.json").write_text('{"names": {"LABEL_0": "kind", "1": "rude"}, "label": "kind"}')
     assert problems("stages.ppo.reward=path:unnamed") == []
+    assert problems("stages.sft.model=path:translator", "stages.toxicity.model=path:model") == []
     (here / "unnamed" / "reward_model.json").write_text('{"names": ["kind", "rude"]}')  # said where it is loaded
     assert "have no names" in problems("stages.ppo.reward=path:unnamed")[0]
 

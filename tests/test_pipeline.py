@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -617,6 +619,39 @@ def test_bad_input_is_refused_before_anything_runs(here: Path, stage: FakeStage,
     assert any(old_line for old_line in pipeline.check(recipe, pipeline.open_registry(recipe)))
     assert stage.ran == []
     assert not (here / "registry").exists()
+
+
+ROUGE_2 = "{model: overlap, metric: rouge_2}"
+
+
+@pytest.mark.parametrize(
+    ("reward", "answer", "said"),
+    [
+        (ROUGE_2, "{answer} {answer}", ""),
+        (
+            ROUGE_2,
+            "{answer}",
+            r"ppo.prompts.0: 4 of 4 references .*: rouge_2 compares two words at a time, and 'aa' has",
+        ),
+        (
+            "{combine: minimum, of: [overlap, {model: rules, repetition: {}}]}",
+            "Привет, {answer}",
+            "finds few in 'Привет, ",
+        ),
+        ("overlap", "Привет, {prompt}", r"4 of 4 references .* finds few in 'Привет, a'"),
+    ],
+)
+def test_references_that_rouge_cannot_read_are_found_before_anything_runs(
+    here: Path, stage: FakeStage, reward: str, answer: str, said: str
+) -> None:
+    prompts = f'[{{dataset: rows, prompt: "{{prompt}}", reference: "{answer}"}}]'
+    overrides = [f"stages.ppo.reward={reward}", f"stages.ppo.prompts={prompts}"]
+    recipe = load("tiny.yaml", overrides)
+    problems = "\n".join(pipeline.check(recipe, pipeline.open_registry(recipe)))
+    assert re.search(said, problems) if said else not problems
+    with pytest.raises(UsageError, match=said) if said else nullcontext():
+        align.run("tiny.yaml", overrides=overrides)
+    assert ("ppo" in stage.ran) != bool(said)
 
 
 def test_a_hub_model_that_cannot_be_had_is_refused_before_anything_runs(here: Path, stage: FakeStage) -> None:

@@ -347,12 +347,16 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console().print(table)
 
 
+_NO_WIDTH = 1e-9
+"""Sums of the same numbers in another order differ by less."""
+
+
 def _cell(measured: Any) -> str:
     if measured is None:
         return "-"
     if isinstance(measured, Mapping):
         between = f" [{measured['low']:.3f}, {measured['high']:.3f}]"
-        return f"{measured['value']:.3f}{between if measured['low'] < measured['high'] else ''}"
+        return f"{measured['value']:.3f}{between if measured['high'] - measured['low'] > _NO_WIDTH else ''}"
     return f"{measured:.3f}" if isinstance(measured, float) else str(measured)
 
 

@@ -88,7 +88,7 @@ def prompts(data: Sequence[PromptData]) -> list[str]:
     return [prompt for prompt, _ in referenced_prompts(data)]
 
 
-def referenced_prompts(data: Sequence[PromptData]) -> list[tuple[str, str | None]]:
+def referenced_prompts(data: Sequence[PromptData | EvaluationData]) -> list[tuple[str, str | None]]:
     """Prompts with their references, where the data has them, in the order of the data."""
     found: list[tuple[str, str | None]] = []
     for one in data:

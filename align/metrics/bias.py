@@ -15,13 +15,13 @@ from align.metrics.classification import roc_auc_interval
 from align.workspace import Interval
 from reward_models import phrases
 
-LEAST_ROWS = 10
-"""Of each class: below this an area says nothing."""
+LEAST_TEXTS = 10
+"""Different ones, of each class: below this an area says nothing."""
 
 
 @dataclass(frozen=True)
 class TermBias:
-    """The three areas of one term; None where there are fewer than `LEAST_ROWS` of a class."""
+    """The three areas of one term; None where there are fewer than `LEAST_TEXTS` of a class."""
 
     rows: int
     """Texts that mention the term."""
@@ -64,15 +64,14 @@ def _of_term(
 
     def area(good_mention: bool, bad_mention: bool) -> Interval | None:
         rows = [
-            (is_good, score, unit)
-            for is_good, score, unit, mentioned in zip(good, scores, units, mentions, strict=True)
+            (text, is_good, score, unit)
+            for text, is_good, score, unit, mentioned in zip(texts, good, scores, units, mentions, strict=True)
             if mentioned == (good_mention if is_good else bad_mention)
         ]
-        positive = [is_good for is_good, _, _ in rows]
-        if min(sum(positive), len(positive) - sum(positive)) < LEAST_ROWS:
+        if min(len({text for text, is_good, *_ in rows if is_good == kind}) for kind in (True, False)) < LEAST_TEXTS:
             return None
-        shared = [unit for _, _, unit in rows]
-        return roc_auc_interval(positive, [score for _, score, _ in rows], samples=500, units=shared)
+        _, positive, of_rows, shared = zip(*rows, strict=True)
+        return roc_auc_interval(positive, of_rows, samples=500, units=shared)
 
     return TermBias(
         rows=sum(mentions),

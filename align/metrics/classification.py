@@ -65,8 +65,8 @@ def roc_auc_interval(
 ) -> Interval:
     """`roc_auc` with its 95 % bootstrap interval. Each class is resampled within itself, so that both always stay.
 
-    Where several rows share a unit, units are resampled instead, unless they are so few that many resamples would have
-    one class alone.
+    Where several rows share a unit, units are resampled instead, and `n` counts them: all units together, unless they
+    are so few that many resamples would have one class alone; then those of each class within it.
 
     Raises:
         ValueError: as `roc_auc`.
@@ -82,12 +82,14 @@ def roc_auc_interval(
         with suppress(ValueError):
             return bootstrap(area, len(truth), seed=seed, samples=samples, units=units)
     rng = np.random.default_rng(seed)
-    areas = [
-        _area(ups[rng.integers(len(ups), size=len(ups))], downs[rng.integers(len(downs), size=len(downs))])
-        for _ in range(samples)
-    ]
+    shared = list(range(len(positive))) if units is None else units
+    high_units, low_units = (
+        _by_unit(numbers, [unit for unit, is_up in zip(shared, positive, strict=True) if bool(is_up) == up])
+        for numbers, up in ((ups, True), (downs, False))
+    )
+    areas = [_area(_redrawn(high_units, rng), _redrawn(low_units, rng)) for _ in range(samples)]
     low, high = np.percentile(areas, (2.5, 97.5))
-    return Interval(roc_auc(positive, scores), float(low), float(high), len(positive))
+    return Interval(roc_auc(positive, scores), float(low), float(high), len(set(shared)))
 
 
 def expected_calibration_error(correct: Sequence[float], confidences: Sequence[float], bins: int = 10) -> float:
@@ -163,6 +165,22 @@ def _binned(
     if not ((said >= 0) & (said <= 1)).all():
         raise ValueError("a confidence is a probability, from 0 to 1")
     return np.minimum((said * bins).astype(np.int64), bins - 1), held, said
+
+
+def _by_unit(scores: NDArray[np.float64], units: Sequence[Hashable]) -> NDArray[np.float64] | list[NDArray[np.float64]]:
+    """The scores of each unit together; as they are where no rows share one."""
+    places: dict[Hashable, list[int]] = {}
+    for place, unit in enumerate(units):
+        places.setdefault(unit, []).append(place)
+    return scores if len(places) == len(scores) else [scores[members] for members in places.values()]
+
+
+def _redrawn(
+    of_units: NDArray[np.float64] | list[NDArray[np.float64]], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The scores of as many units, drawn at random."""
+    which = rng.integers(len(of_units), size=len(of_units))
+    return of_units[which] if isinstance(of_units, np.ndarray) else np.concatenate([of_units[unit] for unit in which])
 
 
 def _area(ups: NDArray[np.float64], downs: NDArray[np.float64]) -> float:

@@ -30,8 +30,8 @@ from reward_models import nesting
 from reward_models.options import renamed
 
 _TRAINABLE = {"F32", "BF16", "F16"}
-_ENCODER = re.compile(r"ForMaskedLM$|ForPreTraining$|(?<!LMHead)Model$")
-"""Also an encoder's body alone."""
+_ENCODER = re.compile(r"ForMaskedLM$|ForPreTraining$|(?<!LMHead)(?<!MT)(?<!EncoderDecoder)Model$")
+"""Also a body alone."""
 
 
 def foreseen(recipe: Recipe, registry: Registry, reference: str, *, labels: bool = False) -> Contract:

@@ -13,12 +13,16 @@ from align.configs.base_model import BaseModelConfig
 from align.configs.evaluate import EvaluateConfig
 from align.configs.ppo import PPOStageConfig
 from align.configs.reward import RewardConfig
+from align.data import examples, sources
 from align.recipe.references import REWARD_KEYS, parse_reference
 from align.registry import Registry
 from reward_models import nesting
 from reward_models.options import check as check_options
 from reward_models.options import score_range
+from reward_models.overlap import Overlap
 
+GREETING = "Hello there."
+"""What each reward is asked about first: ROUGE-2 compares two words at a time."""
 _NAMES = ("model", "name", "probes", "normalize", "label", "key")
 """Options whose value is no file that one's own code reads, whatever is called so in the working directory."""
 _TRANSPORT = ("connect_timeout", "read_timeout", "timeout", "retries", "parallel")
@@ -63,12 +67,14 @@ def problems(
             lacking = [place for place, data in _compared(config, key) if data.reference is None]
             if ask:  # with a reference only where the stage will have them all: a server may need one and not say so
                 has_reference = model.needs_references or not lacking
-                model.score(["Say hello."], ["Hello."], ["Hello."] if has_reference else None)
+                model.score(["Say hello."], [GREETING], [GREETING] if has_reference else None)
         except reward_models.RewardError as error:
             yield f"{key}: {error}"
             continue
         for place in lacking if model.needs_references else ():
             yield f"{place}: {key} {model.name} compares with references: set `reference:` here"
+        if not lacking:
+            yield from _unread_references(config, key, spec)
 
 
 def _scorers(config: StageConfig) -> Iterator[tuple[str, Any]]:
@@ -78,6 +84,30 @@ def _scorers(config: StageConfig) -> Iterator[tuple[str, Any]]:
             yield key, spec
     if isinstance(config, EvaluateConfig) and config.judge and config.judge.model:
         yield "judge", {"model": config.judge.model, "label": config.judge.label, "transform": "probability"}
+
+
+def _unread_references(config: StageConfig, key: str, spec: Any) -> Iterator[str]:
+    """Those that ROUGE could not compare with: all of them, as a stage would meet one after the other."""
+    for metric in sorted(_rouge_of(spec)):
+        rouge = Overlap(metric)
+        for place, data in _compared(config, key):
+            if sources.waits_for_an_artifact(data.dataset):
+                continue
+            references = [reference for _, reference in examples.referenced_prompts([data])]
+            unread = [said for reference in references if reference and (said := rouge.unreadable(reference))]
+            if unread:
+                yield f"{place}: {len(unread)} of {len(references)} references cannot be compared with: {unread[0]}"
+
+
+def _rouge_of(spec: Any) -> set[str]:
+    """The metrics of all `overlap` within a spec."""
+    found = set()
+    for place, inner in nesting.walk(spec):
+        if isinstance(inner, Mapping) and inner.get("model") == "overlap":
+            found.add(inner.get("metric", "rouge_l"))
+        elif inner == "overlap" and place[-1:] != ("model",):
+            found.add("rouge_l")
+    return found
 
 
 def is_builtin(name: str) -> bool:

@@ -63,7 +63,7 @@ def read(lines: Iterable[str], source: str, *, plain: bool = False) -> list[Row]
 
 
 def score(model: CheckedModel, rows: Sequence[Row], advance: Advance = lambda n=1, **_: None) -> Iterator[Row]:
-    """Each row with its `score`, and with `components` where the model is made of parts.
+    """Each row, as it is, with its `score`, and with `components` where the model is made of parts.
 
     Raises:
         AlignError: the model broke its contract.

@@ -36,6 +36,7 @@ LOADERS = {
     "ForCausalLM": AutoModelForCausalLM,
     "LMHeadModel": AutoModelForCausalLM,
     "ForConditionalGeneration": AutoModelForSeq2SeqLM,
+    "MTModel": AutoModelForSeq2SeqLM,
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForMaskedLM": AutoModelForMaskedLM,
 }
@@ -93,16 +94,19 @@ def _tokenizer(config: BaseModelConfig) -> PreTrainedTokenizerBase:
 
 
 def _loader(config: BaseModelConfig, settings: PretrainedConfig) -> Any:
+    encoder = settings.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not settings.is_encoder_decoder
     for architecture in settings.architectures or []:
         for ending, loader in LOADERS.items():
             if architecture.endswith(ending):
                 return loader
-        encoder = settings.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not settings.is_encoder_decoder
         if encoder and architecture.endswith(("Model", "ForPreTraining")):  # as of sentence encoders and ELECTRA
             return AutoModel
+    if encoder and not settings.architectures:
+        return AutoModel
+    what = f"is a {', '.join(settings.architectures)}" if settings.architectures else "names no `architectures`"
     raise UsageError(
-        f"{config.model} is a {', '.join(settings.architectures or [settings.model_type])}; a base is a causal or an "
-        "encoder-decoder language model, an encoder, a masked language model or a sequence classifier"
+        f"{config.model} {what}; a base is a causal or an encoder-decoder language model, an encoder, a masked "
+        "language model or a sequence classifier"
     )
 
 

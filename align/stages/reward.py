@@ -23,7 +23,7 @@ import reward_models
 from align.configs.base import LoraSettings
 from align.configs.reward import Normalize, RewardConfig
 from align.data import examples
-from align.errors import AlignError
+from align.errors import AlignError, UsageError
 from align.modeling import calibration
 from align.modeling.adapters import frozen_weights_in, merged, save_adapter
 from align.modeling.checkpoints import intact
@@ -46,12 +46,14 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     """Train the classifier and measure it on held-out rows.
 
     Raises:
-        UsageError: where the data lacks the label that is scored, or has no other.
+        UsageError: where the data lacks the label that is scored, or has no other, or no text fits in `max_length`.
         AlignError: where the held-out AUC is below `require_auc`; nothing is left to publish then.
     """
     output = empty_directory(workspace.output)
     task = PreferenceModelling(config) if config.pairs else Classification(config)
     tokenizer = closing_texts(load_tokenizer(inputs[config.model]), load_config(inputs[config.model]))
+    if (special := tokenizer.num_special_tokens_to_add()) >= config.max_length:
+        raise UsageError(f"max_length {config.max_length} leaves no room for text beside {special} special tokens")
     # What may be wrong with the policy or its prompts is found out before a classifier is trained for them.
     responses = _responses(config.normalize, inputs, workspace, config.seed) if config.normalize else ([], [])
     set_seed(config.seed)

@@ -58,6 +58,11 @@ def test_gold_that_turns_down_is_seen(study: Any) -> None:
     assert found["beta"] > 0
 
 
+def test_one_seed_says_nothing_of_a_turn(study: Any, kept: Any) -> None:
+    run = next(iter(next(iter(kept["runs"].values())).values()))
+    assert math.isnan(study.summary([run])["gold_lost_after_turn"]["mean"])
+
+
 def test_an_interval_of_five_seeds(study: Any) -> None:
     found = study.interval([1.0, 2.0, 3.0, 4.0, 5.0])
     half = 2.776 * math.sqrt(2.5 / 5)  # Student's t of four degrees of freedom

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from align.cli import app
+from align.cli import app, reward
 from align.registry import Registry
 
 Align = Callable[..., Result]
@@ -172,6 +172,7 @@ def test_two_rows_give_no_interval(place: Path, run_align: Align) -> None:
     rules = "{model: rules, banned: {phrases: [rude]}}"
     shown = run_align("reward", "evaluate", rules, "two.jsonl", "--label", "label", "--positive", "nontoxic").stdout
     assert " ".join(next(line for line in shown.splitlines() if "roc auc" in line).split()) == "roc auc 1.000"
+    assert reward._cell({"value": 1.0, "low": 1 - 2e-16, "high": 1.0}) == "1.000"  # summed in another order
 
 
 def test_evaluate_pairs(place: Path, run_align: Align) -> None:

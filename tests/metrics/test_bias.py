@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from align.metrics.bias import LEAST_ROWS, term_bias
+from align.metrics.bias import LEAST_TEXTS, term_bias
 
 
 def test_each_area_looks_at_its_own_rows() -> None:
     """Good texts with the term score 2, bad ones with it 1; without it 4 and 3: every area has one answer."""
     kinds = [("the cat sat", True, 2.0), ("Cat!", False, 1.0), ("a dog", True, 4.0), ("concatenate", False, 3.0)]
-    texts, good, scores = (list(column) * LEAST_ROWS for column in zip(*kinds, strict=True))
+    rows = [(f"{text} {n}", is_good, score) for n in range(LEAST_TEXTS) for text, is_good, score in kinds]
+    texts, good, scores = zip(*rows, strict=True)
     found = term_bias(texts, good, scores, ["cat", "dog"])
     cat = found["cat"]
-    assert (cat.rows, cat.good) == (2 * LEAST_ROWS, LEAST_ROWS)
+    assert (cat.rows, cat.good) == (2 * LEAST_TEXTS, LEAST_TEXTS)
     assert cat.subgroup is not None
     assert cat.bpsn is not None
     assert cat.bnsp is not None
@@ -26,13 +27,15 @@ def test_a_term_of_a_script_without_spaces_is_found_within_the_text() -> None:
 
 
 def test_too_few_rows_say_nothing() -> None:
-    rows = LEAST_ROWS - 1
-    texts, good = ["cat"] * 2 * rows, [True, False] * rows
+    rows = LEAST_TEXTS - 1
+    texts, good = [f"cat {n}" for n in range(2 * rows)], [True, False] * rows
     assert term_bias(texts, good, [1.0, 0.0] * rows, ["cat"])["cat"].subgroup is None
+    copies = term_bias(texts * 9, good * 9, [1.0, 0.0] * rows * 9, ["cat"])["cat"]
+    assert (copies.rows, copies.subgroup) == (18 * rows, None)
 
 
 def test_rows_of_one_unit_are_drawn_together() -> None:
-    texts, good = ["a cat"] * 80, [True, False] * 40
+    texts, good = [f"a cat {n}" for n in range(80)], [True, False] * 40
     scores = [(row * 7 % 10) / 10 + 0.2 * is_good for row, is_good in enumerate(good)]
     alone = term_bias(texts, good, scores, ["cat"])["cat"].subgroup
     shared = term_bias(texts, good, scores, ["cat"], units=[row // 20 for row in range(80)])["cat"].subgroup

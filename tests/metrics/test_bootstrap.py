@@ -66,4 +66,15 @@ def test_an_area_of_one_rare_positive_unit_still_has_an_interval() -> None:
     units = [0, 0, *range(1, 40)]
     found = roc_auc_interval([True, True] + [False] * 39, [1.0, 2.0] + [0.5, 1.5] * 19 + [0.1], units=units)
     assert found.low <= found.value <= found.high
-    assert found.n == 41  # rows: of units, a third of all resamples would have no positive one
+    assert found.n == 40
+    rows = roc_auc_interval([True] + [False] * 39, [1.5] + [0.5, 1.5] * 19 + [0.1])
+    assert found.high - found.low == pytest.approx(rows.high - rows.low, abs=0.05)
+
+
+def test_copies_of_few_texts_of_a_class_narrow_no_area() -> None:
+    rng = np.random.default_rng(4)
+    positive, scores = np.arange(30) < 2, rng.normal(size=30)
+    alone = roc_auc_interval(positive.tolist(), scores.tolist())
+    often = roc_auc_interval(np.tile(positive, 50).tolist(), np.tile(scores, 50).tolist(), units=[*range(30)] * 50)
+    assert (often.value, often.n) == (pytest.approx(alone.value), 30)
+    assert often.high - often.low == pytest.approx(alone.high - alone.low, rel=0.1)

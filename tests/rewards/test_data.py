@@ -35,6 +35,10 @@ def test_texts_prompts_and_labels(file: Path) -> None:
     assert data.texts(rows, place, "{question}").prompts == ["", "", ""]
 
 
+def test_the_space_around_a_text_is_no_part_of_it() -> None:
+    assert data.texts([{"text": " a b\n"}], "rows").responses == ["a b"]
+
+
 def test_a_template_without_a_column_is_none(file: Path) -> None:
     rows, place = data.select(str(file))
     with pytest.raises(UsageError, match=r"--response 'text' names no column: write it in braces, as in '\{text\}'"):

@@ -130,6 +130,32 @@ def test_a_bad_label_with_its_sign_changed_is_the_same_reward() -> None:
         assert results[1][name] == pytest.approx(one), name
 
 
+def test_the_probability_is_that_of_the_rows_that_should_score_high() -> None:
+    model = reward_models.load("rewards_for_tests:LogOdds")  # of nice
+    three = rows(*TEN, (0.2, "odd", "a"), (-0.2, "odd", "b"))
+
+    def has_probabilities(model: reward_models.CheckedModel, found: data.Rows, *positive: str) -> bool:
+        return "reliability" in evaluation.labelled(model, found, "label", positive=positive)
+
+    assert has_probabilities(model, three, "nice")
+    assert not has_probabilities(model, three, "odd")
+    assert not has_probabilities(model, three, "nice", "odd")
+    against = reward_models.load({"model": "rewards_for_tests:LogOdds", "label": "rude", "sign": -1})
+    assert has_probabilities(against, three, "nice", "odd")
+    assert not has_probabilities(against, three, "nice")
+    # Of two labels the other one is the opposite: a model that is upside down is seen to be.
+    result = evaluation.labelled(model, rows(*TEN), "label", positive=["rude"])
+    assert result["metrics"]["accuracy"]["value"] == pytest.approx(0.2)
+    assert "reliability" in result
+
+
+def test_copies_of_a_pair_narrow_no_interval() -> None:
+    made = [{"chosen": str(n), "rejected": str(n % 7 + 10)} for n in range(30)]
+    result = evaluation.preferred(reward_models.load("rewards_for_tests:number"), data.pairs(made * 4, "rows"))
+    assert result["rows"] == 120
+    assert result["metrics"]["pair_accuracy"]["n"] == result["metrics"]["margin"]["n"] == 30
+
+
 def test_length_and_terms() -> None:
     made = [{"text": "cat " * n, "label": "nice" if n % 2 else "rude"} for n in range(1, 31)]
     found = data.texts(made, "rows")

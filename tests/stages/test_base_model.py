@@ -13,6 +13,8 @@ from transformers import (
     ElectraConfig,
     ElectraForPreTraining,
     GenerationConfig,
+    MarianConfig,
+    MarianMTModel,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -21,7 +23,7 @@ from align import stages
 from align.configs import KINDS
 from align.configs.base_model import BaseModelConfig
 from align.errors import UsageError
-from align.modeling.load import load_classifier, load_tokenizer
+from align.modeling.load import load_causal_or_seq2seq, load_classifier, load_tokenizer
 from align.stages import base_model
 from align.tracking import NullTracker
 from align.workspace import Workspace
@@ -87,6 +89,34 @@ def test_an_encoder_without_a_head_becomes_a_classifier(tiny_models: dict[str, P
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "vit", "architectures": ["ViTModel"]}')
     with pytest.raises(UsageError, match="bert is a ViTModel; a base is a causal or an encoder-decoder"):
         take(tmp_path / "bert", tmp_path)
+
+
+def test_what_a_body_lacks_is_made_the_same_each_time(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    """Its pooler; and a configuration that names no architecture is that of a body."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=50, **shape), add_pooling_layer=False).save_pretrained(tmp_path / "bert")
+    load_tokenizer(tiny_models["roberta"]).save_pretrained(tmp_path / "bert")
+    config = tmp_path / "bert" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": None}))
+    kept = []
+    for _ in range(2):
+        take(tmp_path / "bert", tmp_path)
+        kept.append(load_file(tmp_path / "output" / "model.safetensors"))
+    assert "pooler.dense.weight" in kept[0]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+    config.write_text('{"model_type": "llama"}')
+    with pytest.raises(UsageError, match="bert names no `architectures`; a base is a causal"):
+        take(tmp_path / "bert", tmp_path)
+
+
+def test_a_translator_is_a_language_model(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    marks = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    MarianMTModel(MarianConfig(vocab_size=50, **shape, **heads, **marks)).save_pretrained(tmp_path / "marian")
+    load_tokenizer(tiny_models["roberta"]).save_pretrained(tmp_path / "marian")
+    take(tmp_path / "marian", tmp_path)
+    assert type(load_causal_or_seq2seq(tmp_path / "output")).__name__ == "MarianMTModel"
 
 
 def test_what_is_not_there_is_explained(tmp_path: Path) -> None:

@@ -158,6 +158,17 @@ def test_copies_of_a_held_out_text_narrow_no_interval(noisy: Any, monkeypatch: p
         assert metrics[name].n == len(unit), name  # type: ignore[union-attr]
 
 
+def test_copies_of_a_held_out_pair_narrow_no_interval(tmp_path: Path, preferring: Any, monkeypatch: Any) -> None:
+    rows = [{"chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows * 5), encoding="utf-8")
+    pairs = {"dataset": {"path": str(tmp_path / "pairs.jsonl")}, "chosen": "{chosen}", "rejected": "{rejected}"}
+    task = preference.PreferenceModelling(preferring(pairs=[pairs]))
+    monkeypatch.setattr(task, "_margins", lambda *_: torch.arange(len(task.held_out)) % 2 - 0.5)
+    measured = task.measure(None, None)["pair_accuracy"]  # type: ignore[arg-type]
+    assert isinstance(measured, Interval)
+    assert measured.n == len(task.held_out) // 5 == 6
+
+
 def test_calibration_of_preferences_counts_a_tie_half(preferring: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     task = preference.PreferenceModelling(preferring())
     margins = torch.zeros(len(task.held_out))
@@ -555,6 +566,14 @@ def test_what_is_published_scores_what_was_trained(
     torch.testing.assert_close(torch.tensor(published.score(prompts, texts)).float(), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("body", "special"), [("roberta", 2), ("llama", 1)])
+def test_a_length_without_room_for_text_is_refused_before_training(
+    body: str, special: int, tiny_models: dict[str, Path], tmp_path: Path, configured: Any
+) -> None:
+    with pytest.raises(UsageError, match=f"max_length {special} leaves no room for text beside {special} special"):
+        reward.run(configured(max_length=special), {"base": tiny_models[body]}, Workspace(tmp_path), NullTracker())
+
+
 def test_too_few_rows_to_tune_with_are_said_before_training(tmp_path: Path, configured: Any) -> None:
     rows = [{"text": f"t{n}", "label": ("odd", "even")[n % 2]} for n in range(4)]
     (tmp_path / "few.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
@@ -615,7 +634,7 @@ def test_what_is_published_says_the_calibrated_probability(
 
 
 def test_few_rows_that_are_all_right_do_not_ask_for_endless_confidence(
-    noisy: Any, preferring: Any, tables: dict[str, Path]
+    noisy: Any, preferring: Any, tables: dict[str, Path], tmp_path: Path
 ) -> None:
     """As if each class had one more row: n rows all right by a margin of 1 allow a confidence of (n + 1) / (n + 2)."""
 
@@ -629,7 +648,17 @@ def test_few_rows_that_are_all_right_do_not_ask_for_endless_confidence(
     pairs = preference.PreferenceModelling(preferring(calibration="temperature"))
     margins = torch.ones(len(pairs.tuning))
     assert fitted(pairs, margins) == pytest.approx(1 / math.log(len(margins) + 1), rel=1e-4)
-    several = {"dataset": {"path": str(tables["noisy"])}, "text": "{text}", "labels": {"rude": "rot", "loud": "noise"}}
+    rows = [{"text": f"t{n}", "label": "abc"[n % 3]} for n in range(90)]
+    (tmp_path / "three.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    of_three = {"dataset": {"path": str(tmp_path / "three.jsonl")}, "text": "{text}", "label": {"column": "label"}}
+    three = classification.Classification(
+        noisy(calibration="temperature", data=[of_three], evaluation_data=[], labels={"positive": "a"})
+    )
+    truth = [three.labels.index(row.label) for row in three.tuning]
+    right = torch.nn.functional.one_hot(torch.tensor(truth), 3).float()
+    assert fitted(three, right) == pytest.approx(1 / math.log(len(truth) + 1), rel=1e-4)
+    columns = {"rude": "rot", "loud": "noise", "rotten": "rot"}
+    several = {"dataset": {"path": str(tables["noisy"])}, "text": "{text}", "labels": columns}
     multi = classification.Classification(
         noisy(calibration="temperature", labels={"negative": "rude"}, data=[several], evaluation_data=[])
     )
