@@ -156,11 +156,18 @@ def of_run(run: Evaluations) -> dict[str, float]:
         "gold_end": gold[-1],
         "gold_highest": gold[best],
         "gold_lost_after_highest": gold[best] - gold[-1],
+        "gold_lost_along_a_line": lost_along_a_line(gold),
         "kl_at_highest": run[best]["eval/objective/kl"],
         "kl_end": run[-1]["eval/objective/kl"],
         "alpha": curve.alpha,
         "beta": curve.beta,
     }
+
+
+def lost_along_a_line(gold: Sequence[float]) -> float:
+    """By how much the line nearest to all evaluations but the first falls, from the second evaluation to the last."""
+    later = range(len(gold) - 1)
+    return -statistics.linear_regression(later, gold[1:]).slope * later[-1]
 
 
 def gains(run: Evaluations, score: str) -> list[float]:

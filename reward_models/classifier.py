@@ -340,15 +340,20 @@ def most_tokens(model: Any, tokenizer: Any) -> int:
     return limit
 
 
+def without_room(tokenizer: Any, max_length: int) -> str | None:
+    """Why no text fits into so many tokens; None where some does."""
+    special = tokenizer.num_special_tokens_to_add()
+    if max_length > special:
+        return None
+    return f"max_length {max_length} leaves no room for text beside {special} special tokens"
+
+
 def _max_length(name: str, model: Any, tokenizer: Any, wanted: int | None) -> int:
     limit = most_tokens(model, tokenizer)
     if wanted is not None and wanted > limit:
         raise RewardError(f"reward model {name} reads at most {limit} tokens: max_length {wanted} is too long")
-    special = tokenizer.num_special_tokens_to_add()
-    if wanted is not None and wanted <= special:
-        raise RewardError(
-            f"reward model {name}: max_length {wanted} leaves no room for text beside {special} special tokens"
-        )
+    if wanted is not None and (problem := without_room(tokenizer, wanted)):
+        raise RewardError(f"reward model {name}: {problem}")
     return int(min(limit, _DEFAULT_MAX_LENGTH) if wanted is None else wanted)
 
 

@@ -31,7 +31,7 @@ from reward_models.options import renamed
 
 _TRAINABLE = {"F32", "BF16", "F16"}
 _ENCODER = re.compile(r"ForMaskedLM$|ForPreTraining$|(?<!LMHead)(?<!MT)(?<!EncoderDecoder)Model$")
-"""Also a body alone."""
+"""Also a body alone; but not what writes and is called so as well: `GPT2LMHeadModel`, `MarianMTModel`, a pair."""
 
 
 def foreseen(recipe: Recipe, registry: Registry, reference: str, *, labels: bool = False) -> Contract:

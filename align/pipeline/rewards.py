@@ -21,7 +21,7 @@ from reward_models.options import check as check_options
 from reward_models.options import score_range
 from reward_models.overlap import Overlap
 
-GREETING = "Hello there."
+_GREETING = "Hello there."
 """What each reward is asked about first: ROUGE-2 compares two words at a time."""
 _NAMES = ("model", "name", "probes", "normalize", "label", "key")
 """Options whose value is no file that one's own code reads, whatever is called so in the working directory."""
@@ -67,7 +67,7 @@ def problems(
             lacking = [place for place, data in _compared(config, key) if data.reference is None]
             if ask:  # with a reference only where the stage will have them all: a server may need one and not say so
                 has_reference = model.needs_references or not lacking
-                model.score(["Say hello."], [GREETING], [GREETING] if has_reference else None)
+                model.score(["Say hello."], [_GREETING], [_GREETING] if has_reference else None)
         except reward_models.RewardError as error:
             yield f"{key}: {error}"
             continue

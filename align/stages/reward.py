@@ -38,6 +38,7 @@ from align.stages.responses import Responses, load_subject
 from align.tracking import Tracker
 from align.workspace import Inputs, Interval, Metrics, Workspace
 from reward_models import first_token
+from reward_models.classifier import without_room
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ def run(config: RewardConfig, inputs: Inputs, workspace: Workspace, tracker: Tra
     output = empty_directory(workspace.output)
     task = PreferenceModelling(config) if config.pairs else Classification(config)
     tokenizer = closing_texts(load_tokenizer(inputs[config.model]), load_config(inputs[config.model]))
-    if (special := tokenizer.num_special_tokens_to_add()) >= config.max_length:
-        raise UsageError(f"max_length {config.max_length} leaves no room for text beside {special} special tokens")
+    if problem := without_room(tokenizer, config.max_length):
+        raise UsageError(problem)
     # What may be wrong with the policy or its prompts is found out before a classifier is trained for them.
     responses = _responses(config.normalize, inputs, workspace, config.seed) if config.normalize else ([], [])
     set_seed(config.seed)

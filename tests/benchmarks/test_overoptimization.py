@@ -54,6 +54,7 @@ def test_gold_that_turns_down_is_seen(study: Any) -> None:
     assert found["proxy_end"] == 3.0
     assert found["gold_highest"] == pytest.approx(0.4)
     assert found["gold_lost_after_highest"] == pytest.approx(0.2)
+    assert found["gold_lost_along_a_line"] == pytest.approx(0.1)  # .8, .9, .7 fall by .05 from one to the next
     assert found["kl_at_highest"] == 2.0
     assert found["beta"] > 0
 
