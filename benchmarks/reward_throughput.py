@@ -3,7 +3,8 @@
     python benchmarks/reward_throughput.py          # writes results/reward_throughput.json
 
 Texts of mixed length from the embedded corpus, none of them cut, and with `--data` those of real data sets; classifiers
-of two sizes with random weights, which cost what trained ones cost. The pipeline is given the same model and tokenizer,
+of two sizes with random weights, which cost what trained ones cost, and with `--classifier` one that was trained, which
+scores the real texts that it need not cut. The pipeline is given the same model and tokenizer,
 once at its defaults (a text at a time) and once at each of several batch sizes, of which the fastest counts, one text
 at a time among them. All take turns, round after round, in one process. Before timing, all scores are compared.
 
@@ -29,7 +30,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    pipeline,
+)
 
 import reward_models
 from align.data.dialogues import generate
@@ -55,6 +63,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     parser.add_argument("--data", type=Path, help="a directory with dynahate/ and realtoxicityprompts/")
+    parser.add_argument("--classifier", type=Path, help="a directory with a trained one, for the texts of --data")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--memory", type=json.loads, help=argparse.SUPPRESS)  # this process measures its peak
     args = parser.parse_args()
@@ -71,11 +80,20 @@ def main() -> None:
         for name, texts in real.items():
             mixtures[name], tokenizers[name] = random.Random(0).sample(texts, args.texts), of_real
     runs: list[dict[str, Any]] = []
+
+    def measure(model: str, directory: Path, words: str, texts: list[str]) -> None:
+        runs.append({"model": model, "words": words, **measured(directory, texts, args.rounds, clock)})
+        print({key: value for key, value in runs[-1].items() if key != "seconds"}, flush=True)
+
     for name in args.sizes:
         for words, texts in mixtures.items():
-            figures = measured(name, tokenizers[words], texts, args.rounds, clock)
-            runs.append({"model": name, "words": words, **figures})
-            print({key: value for key, value in runs[-1].items() if key != "seconds"}, flush=True)
+            with tempfile.TemporaryDirectory() as directory:
+                save_random_classifier(name, tokenizers[words], Path(directory))
+                measure(name, Path(directory), words, texts)
+    if args.classifier:
+        for words, texts in real_texts(args.data).items():
+            fitting = texts_that_fit(args.classifier, random.Random(0).sample(texts, 2 * args.texts))
+            measure(args.classifier.name, args.classifier, words, fitting[: args.texts])
     result = {
         "texts": args.texts,
         "threads": args.threads,
@@ -123,10 +141,14 @@ def trained_tokenizer(texts: list[str], vocabulary: int = 2000) -> PreTrainedTok
     )
 
 
-def contestants(
-    size: str, tokenizer: PreTrainedTokenizerFast, texts: list[str]
-) -> tuple[int, dict[str, Callable[[], list[float]]]]:
-    """The number of parameters, and what scores all texts, by name."""
+def texts_that_fit(classifier: Path, texts: list[str]) -> list[str]:
+    """Those that a classifier reads to their end: here and in the pipeline they are then the same tokens."""
+    longest = reward_models.load(str(classifier), device="cpu").describe()["max_length"]
+    lengths = map(len, AutoTokenizer.from_pretrained(classifier)(texts)["input_ids"])
+    return [text for text, length in zip(texts, lengths, strict=True) if length <= longest]
+
+
+def save_random_classifier(size: str, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     shape = SIZES[size]
     torch.manual_seed(0)
     config = RobertaConfig(
@@ -138,31 +160,33 @@ def contestants(
         label2id={label: index for index, label in LABELS.items()},
         **shape,
     )
-    with tempfile.TemporaryDirectory() as directory:
-        model = RobertaForSequenceClassification(config)
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        reward = reward_models.load(directory, label="nontoxic", transform="probability", device="cpu")
-        classify = pipeline("text-classification", directory, tokenizer=directory, device="cpu", dtype=torch.float32)
+    RobertaForSequenceClassification(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    (directory / "reward_model.json").write_text('{"label": "nontoxic"}', encoding="utf-8")
+
+
+def contestants(directory: Path, texts: list[str]) -> dict[str, Callable[[], list[float]]]:
+    """What scores all texts with one classifier, by name."""
+    reward = reward_models.load(str(directory), transform="probability", device="cpu")
+    classify = pipeline("text-classification", str(directory), device="cpu", dtype=torch.float32)
+    label = reward.describe()["label"]
 
     def ours() -> list[float]:
         return reward.score([""] * len(texts), texts)
 
     def theirs(**batch_size: int) -> list[float]:
         answers = classify(texts, top_k=None, **batch_size)
-        return [next(one["score"] for one in answer if one["label"] == "nontoxic") for answer in answers]
+        return [next(one["score"] for one in answer if one["label"] == label) for answer in answers]
 
     competitors: dict[str, Callable[[], list[float]]] = {"align": ours, "pipeline, defaults": theirs}
     for size in BATCH_SIZES:
         competitors[f"pipeline, batch size {size}"] = lambda size=size: theirs(batch_size=size)
-    return model.num_parameters(), competitors
+    return competitors
 
 
-def measured(
-    size: str, tokenizer: PreTrainedTokenizerFast, texts: list[str], rounds: int, clock: Callable[[], float]
-) -> dict[str, Any]:
+def measured(directory: Path, texts: list[str], rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
     """Figures of one model on one mixture."""
-    parameters, competitors = contestants(size, tokenizer, texts)
+    competitors = contestants(directory, texts)
     reference = competitors["align"]()
     apart = {
         name: max(abs(a - b) for a, b in zip(reference, score(), strict=True)) for name, score in competitors.items()
@@ -176,9 +200,9 @@ def measured(
             seconds[name].append(clock() - started)
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     best = min(median for name, median in medians.items() if name != "align")
-    lengths = sorted(len(ids) for ids in tokenizer(texts)["input_ids"])
+    lengths = sorted(len(ids) for ids in AutoTokenizer.from_pretrained(directory)(texts)["input_ids"])
     return {
-        "parameters": parameters,
+        "parameters": AutoModelForSequenceClassification.from_pretrained(directory).num_parameters(),
         "tokens": {
             "median": lengths[len(lengths) // 2],
             "mean": round(sum(lengths) / len(lengths), 1),
@@ -215,7 +239,9 @@ def memory_rises(size: str, name: str, count: int) -> int:
 
 def _memory_rises_here(size: str, name: str, count: int) -> int:
     texts = mixed_texts(count, LONGEST_TEXTS[-1])
-    score = contestants(size, trained_tokenizer(texts), texts)[1][name]
+    with tempfile.TemporaryDirectory() as directory:
+        save_random_classifier(size, trained_tokenizer(texts), Path(directory))
+        score = contestants(Path(directory), texts)[name]
     before = _peak_kb()
     score()
     return round((_peak_kb() - before) / 2**10)
