@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     parser.add_argument("--data", type=Path, help="a directory with dynahate/ and realtoxicityprompts/")
     parser.add_argument("--classifier", type=Path, help="a directory with a trained one, for the texts of --data")
+    parser.add_argument("--torch-compile", action="store_true", help="the classifier here with `torch_compile: true`")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--memory", type=json.loads, help=argparse.SUPPRESS)  # this process measures its peak
     args = parser.parse_args()
@@ -82,7 +83,9 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
 
     def measure(model: str, directory: Path, words: str, texts: list[str]) -> None:
-        runs.append({"model": model, "words": words, **measured(directory, texts, args.rounds, clock)})
+        runs.append(
+            {"model": model, "words": words, **measured(directory, texts, args.rounds, clock, args.torch_compile)}
+        )
         print({key: value for key, value in runs[-1].items() if key != "seconds"}, flush=True)
 
     for name in args.sizes:
@@ -165,9 +168,9 @@ def save_random_classifier(size: str, tokenizer: PreTrainedTokenizerFast, direct
     (directory / "reward_model.json").write_text('{"label": "nontoxic"}', encoding="utf-8")
 
 
-def contestants(directory: Path, texts: list[str]) -> dict[str, Callable[[], list[float]]]:
+def contestants(directory: Path, texts: list[str], torch_compile: bool = False) -> dict[str, Callable[[], list[float]]]:
     """What scores all texts with one classifier, by name."""
-    reward = reward_models.load(str(directory), transform="probability", device="cpu")
+    reward = reward_models.load(str(directory), transform="probability", device="cpu", torch_compile=torch_compile)
     classify = pipeline("text-classification", str(directory), device="cpu", dtype=torch.float32)
     label = reward.describe()["label"]
 
@@ -184,9 +187,11 @@ def contestants(directory: Path, texts: list[str]) -> dict[str, Callable[[], lis
     return competitors
 
 
-def measured(directory: Path, texts: list[str], rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
+def measured(
+    directory: Path, texts: list[str], rounds: int, clock: Callable[[], float], torch_compile: bool = False
+) -> dict[str, Any]:
     """Figures of one model on one mixture."""
-    competitors = contestants(directory, texts)
+    competitors = contestants(directory, texts, torch_compile)
     reference = competitors["align"]()
     apart = {
         name: max(abs(a - b) for a, b in zip(reference, score(), strict=True)) for name, score in competitors.items()

@@ -46,7 +46,8 @@ def load(spec: Spec, /, **options: Any) -> CheckedModel:
         options: what the kind of model takes, before those that stand in `spec` itself. Every kind takes `name`,
             `probes` (pairs: better response, worse response) and `normalize` (see `normalized`).
             A classifier: `label`, `names`, `transform`, `sign`, `input`, `max_length`, `append_eos`, `batch_tokens`,
-            `device`. An address: `allow_remote`, `key`, `timeout`, `retries`, `batch_size`. `rules`: its rules.
+            `device`, `torch_compile`. An address: `allow_remote`, `key`, `timeout`, `retries`, `batch_size`. `rules`:
+            its rules.
 
     Raises:
         RewardError: nothing can be loaded from `spec`; the message says why.

@@ -20,10 +20,17 @@ OPTIONS = (
     "append_eos",
     "batch_tokens",
     "device",
+    "torch_compile",
     "revision",
 )
 """What `Classifier.load` takes, which says what each means."""
-_CHOICES = {"transform": get_args(Transform), "input": get_args(Input), "sign": (1, -1), "append_eos": (True, False)}
+_CHOICES = {
+    "transform": get_args(Transform),
+    "input": get_args(Input),
+    "sign": (1, -1),
+    "append_eos": (True, False),
+    "torch_compile": (True, False),
+}
 
 
 def score_range(transform: Transform, sign: int) -> list[float | None]:
