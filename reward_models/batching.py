@@ -58,3 +58,17 @@ def of_one_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[in
         at_once = max(1, batch_tokens // length)
         for first in range(0, len(found), at_once):
             yield found[first : first + at_once]
+
+
+def filled(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """As `batches`, for passes without padding: as many tokens as fit."""
+    batch: list[int] = []
+    held = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and held + lengths[index] > batch_tokens:
+            yield batch
+            batch, held = [], 0
+        batch.append(index)
+        held += lengths[index]
+    if batch:
+        yield batch

@@ -19,11 +19,12 @@ import torch
 
 from reward_models import first_token, pretrained
 from reward_models.base import DECLARATION, RewardError, is_number
-from reward_models.batching import batches, of_one_length
+from reward_models.batching import batches, filled, of_one_length
 from reward_models.compiling import compiled
 from reward_models.options import Input, Transform, renamed
 from reward_models.options import check as check_options
 from reward_models.reading import Reading, reading
+from reward_models.unpadded import in_one_row, unpadded
 
 _DECLARABLE = ("label", "names", "transform", "sign", "input", "max_length", "append_eos", "moments", "probes")
 _DEFAULT_MAX_LENGTH = 512
@@ -55,6 +56,7 @@ class Classifier:
         self.name = name
         self._model = model.eval()
         self._forward: Callable[..., Any] = model
+        self._unpadded: Callable[..., torch.Tensor] | None = None
         self._tokenizer = tokenizer
         self._reading = reading
         self._input = input
@@ -149,7 +151,10 @@ class Classifier:
             probes=options.get("probes", ()),
         )
         made._pads = not made._padding_is_read()
-        if torch_compile:
+        made._unpadded = made._without_padding()
+        if torch_compile and made._unpadded:
+            made._unpadded = compiled(made._unpadded)
+        elif torch_compile:
             made._forward = compiled(model)
         return made
 
@@ -169,7 +174,7 @@ class Classifier:
         """One number per response."""
         texts = [self._text(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         token_ids = self._token_ids(texts)
-        divided = batches if self._pads else of_one_length
+        divided = filled if self._unpadded else batches if self._pads else of_one_length
         scores = torch.empty(len(texts), dtype=torch.float64)
         with torch.inference_mode():
             for indices in divided([len(ids) for ids in token_ids], self._batch_tokens):
@@ -247,7 +252,7 @@ class Classifier:
     def _padding_is_read(self) -> bool:
         """Whether the model says otherwise of a short text beside a longer one. XLNet takes the last position for the
         end of the text, and FNet knows no mask."""
-        short, long = self._token_ids(["No.", "Thank you, that was kind of you. " * 3])
+        short, long = self._two_lengths()
         try:
             with torch.inference_mode():
                 alone, beside = self._logits([short]), self._logits([short, long])[:1]
@@ -255,7 +260,25 @@ class Classifier:
             return False  # scoring will say why
         return not torch.allclose(alone, beside, rtol=1e-4, atol=1e-4)
 
+    def _without_padding(self) -> Callable[..., torch.Tensor] | None:
+        """The model called without padding; None where nobody knows how, where it then says otherwise than it does by
+        itself, and on a GPU, which would compute the attention of one text after another."""
+        found = unpadded(self._model) if self._model.device.type == "cpu" else None
+        rows = self._two_lengths()
+        try:
+            with torch.inference_mode():
+                if found and torch.allclose(self._logits(rows), self._in_one_row(found, rows), rtol=1e-4, atol=1e-4):
+                    return found
+        except Exception:
+            return None  # of other parts than its kind has: it is called as transformers does
+        return None
+
+    def _two_lengths(self) -> list[list[int]]:
+        return self._token_ids(["No.", "Thank you, that was kind of you. " * 3])
+
     def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        if self._unpadded:
+            return self._in_one_row(self._unpadded, rows)
         longest = max(map(len, rows))
         device = self._model.device
         ids = torch.tensor([[*row, *[self._pad_token_id] * (longest - len(row))] for row in rows], device=device)
@@ -269,6 +292,9 @@ class Classifier:
             segments = {"token_type_ids": of_rows}
         logits: torch.Tensor = self._forward(input_ids=ids, attention_mask=mask, **segments).logits
         return logits
+
+    def _in_one_row(self, forward: Callable[..., torch.Tensor], rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        return forward(**in_one_row(rows, self._segments))
 
 
 def joined(prompt: str, response: str) -> str:

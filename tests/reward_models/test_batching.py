@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reward_models
-from reward_models.batching import batches, of_one_length
+from reward_models.batching import batches, filled, of_one_length
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200))
@@ -33,6 +33,16 @@ def test_texts_of_one_length_alone_share_a_pass_without_padding(lengths: list[in
     for batch in found:
         assert len({lengths[index] for index in batch}) == 1
         assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= budget
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200))
+def test_without_padding_a_pass_is_filled_until_the_next_text_does_not_fit(lengths: list[int], budget: int) -> None:
+    found = [[lengths[index] for index in batch] for batch in filled(lengths, budget)]
+    assert [length for batch in found for length in batch] == sorted(lengths)
+    assert sorted(index for batch in filled(lengths, budget) for index in batch) == list(range(len(lengths)))
+    for batch, following in itertools.pairwise([*found, [budget]]):
+        assert len(batch) == 1 or sum(batch) <= budget
+        assert sum(batch) + following[0] > budget
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(4, 64))
@@ -62,16 +72,20 @@ def test_little_is_padding_where_lengths_are_mixed() -> None:
     assert held < 1.15 * sum(lengths)
 
 
+@pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("budget", [16, 64, None])
-def test_no_forward_pass_is_larger_than_the_budget(tiny_classifier: Any, budget: int | None) -> None:
+def test_no_forward_pass_is_larger_than_the_budget(tiny_classifier: Any, budget: int | None, padded: bool) -> None:
     passes: list[int] = []
     texts = [" ".join(["w5"] * (1 + n * 7 % 12)) for n in range(300)]
     model = reward_models.load(tiny_classifier, **({} if budget is None else {"batch_tokens": budget}))
-    inner = model._model._model
-    inner.register_forward_pre_hook(lambda _, __, given: passes.append(given["input_ids"].numel()), with_kwargs=True)
+    if padded:
+        model._model._unpadded = None  # as on a GPU
+    called = model._model._unpadded or model._model._model
+    called.register_forward_pre_hook(lambda _, __, given: passes.append(given["input_ids"].numel()), with_kwargs=True)
     scores = model.score([""] * len(texts), texts)
     most = budget or (16_384 if torch.cuda.is_available() else 1_024)
     assert max(passes) <= most
-    assert sum(passes) < 1.5 * sum(len(text.split()) for text in texts)  # little of it is padding
+    tokens = sum(len(ids) for ids in model._model._token_ids(texts))
+    assert sum(passes) == tokens if model._model._unpadded else tokens <= sum(passes) < 1.5 * tokens
     # Not closer: products of another shape may add up in another order, by 2e-6 on one CPU and by less on another.
     assert scores == pytest.approx([model.score([""], [text])[0] for text in texts], abs=1e-5)

@@ -57,6 +57,7 @@ def compare_scores(directory: Path, texts: list[str]) -> None:
     texts = [text[:60] for text in texts]
     whole = AutoModelForSequenceClassification.from_pretrained(directory).eval()
     reward = reward_models.load(str(directory), label="nontoxic", transform="logit", batch_tokens=100)
+    reward._model._unpadded = None  # as on a GPU
     scores = reward.score([""] * len(texts), texts)
     ids = reward._model._token_ids(texts)
     with torch.no_grad():
@@ -67,6 +68,7 @@ def compare_scores(directory: Path, texts: list[str]) -> None:
 
 def test_the_last_layer_computes_one_position(directory: Path) -> None:
     reward = reward_models.load(str(directory), label="nontoxic")._model
+    reward._unpadded = None  # as on a GPU
     body = reward._model.base_model
     lengths: list[list[int]] = []
     for layer in body.get_submodule(LAYERS.get(body.config.model_type, "encoder.layer")):
